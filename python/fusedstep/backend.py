@@ -1,0 +1,157 @@
+"""Which backend and instruction set is in use. Importing this never fails; a problem is told at the first kernel.
+
+Environment, read once: FUSEDSTEP_BACKEND=auto|reference, FUSEDSTEP_ISA=baseline|avx2|avx512,
+FUSEDSTEP_NUM_THREADS.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from types import ModuleType
+
+_BACKENDS = ("auto", "reference")
+# libgomp's threads spin after a parallel region unless told otherwise when it is loaded; on few cores they
+# then take the cores from NumPy's BLAS: an epoch at batch 32 took 16 times as long.
+_PASSIVE = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+
+
+def _load() -> tuple[ModuleType | None, str | None]:
+    """(the compiled module or None, why there is none)"""
+    borrowed = {} if _PASSIVE.keys() & os.environ.keys() else _PASSIVE
+    os.environ.update(borrowed)
+    try:
+        from . import _cpu
+    except ImportError as error:
+        return None, f"the compiled module cannot be imported: {error}"
+    finally:
+        for name in borrowed:
+            del os.environ[name]
+    return _cpu, None
+
+
+def _configure() -> str | None:
+    """Apply the environment's thread count and instruction set; the message of what is wrong with them."""
+    requested = os.environ.get("FUSEDSTEP_BACKEND", "auto")
+    if requested not in _BACKENDS:
+        return f"FUSEDSTEP_BACKEND must be one of {', '.join(_BACKENDS)} but is {requested!r}"
+    if _module is None:
+        return None
+    threads = os.environ.get("FUSEDSTEP_NUM_THREADS")
+    if threads is not None:
+        if not threads.isdecimal() or int(threads) < 1:
+            return f"FUSEDSTEP_NUM_THREADS must be a positive integer but is {threads!r}"
+        set_num_threads(int(threads))
+    isa = os.environ.get("FUSEDSTEP_ISA")
+    if isa is not None:
+        try:
+            _module.set_isa(isa)
+        except ValueError as error:
+            return f"FUSEDSTEP_ISA: {error}"
+    return None
+
+
+def native() -> ModuleType | None:
+    """The compiled module, or None for the reference; RuntimeError where the environment asks for the impossible."""
+    if _ready:
+        return _active
+    return _first_use()
+
+
+def _first_use() -> ModuleType | None:
+    global _ready, _active
+    if _problem is not None:
+        raise RuntimeError(_problem)
+    if os.environ.get("FUSEDSTEP_BACKEND", "auto") == "auto":
+        if _module is None:
+            warnings.warn(
+                f"fusedstep runs on its slow NumPy reference: {_missing} "
+                "(FUSEDSTEP_BACKEND=reference chooses it silently)",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        _active = _module
+    _ready = True
+    return _active
+
+
+def set_num_threads(n: int) -> None:
+    """Let kernels use up to `n` threads; small work stays on the calling one. The bits are the same for every n.
+
+    Raises ValueError unless n is a positive integer.
+
+    >>> import fusedstep as fs
+    >>> before = fs.get_num_threads()
+    >>> fs.set_num_threads(1); fs.get_num_threads()
+    1
+    >>> fs.set_num_threads(before)
+    """
+    if isinstance(n, bool) or not hasattr(n, "__index__") or n.__index__() < 1:
+        raise ValueError(f"'n' must be a positive integer but got {n!r}")
+    if _module is not None:
+        _module.set_num_threads(min(n.__index__(), 1 << 20))
+
+
+def get_num_threads() -> int:
+    """The number of threads that kernels may use; 1 without the compiled module.
+
+    >>> import fusedstep as fs
+    >>> fs.get_num_threads() >= 1
+    True
+    """
+    return 1 if _module is None else _module.get_num_threads()
+
+
+def available_isas() -> tuple[str, ...]:
+    """The instruction sets of the compiled module that this processor has, slowest first.
+
+    >>> import fusedstep as fs
+    >>> set(fs.available_isas()) <= {"baseline", "avx2", "avx512"}
+    True
+    """
+    return () if _module is None else tuple(_module.available_isas())
+
+
+def info() -> dict:
+    """What is installed and in use, as a dict that JSON can hold.
+
+    Keys: version, python, numpy, backend ("cpu" or "reference"), problem (None, or what is wrong with the
+    environment's settings), isa, available_isas, num_threads, openmp, cuda (bool), cuda_devices (list), cuda_reason.
+
+    >>> import fusedstep as fs
+    >>> fs.info()["backend"] in ("cpu", "reference")
+    True
+    """
+    import platform
+
+    import numpy
+
+    from . import __version__
+
+    reference = _module is None or os.environ.get("FUSEDSTEP_BACKEND") == "reference"
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "backend": "reference" if reference else "cpu",
+        "problem": _problem or _missing,
+        "isa": None if reference else _module.get_isa(),
+        "available_isas": list(available_isas()),
+        "num_threads": get_num_threads(),
+        "openmp": None if _module is None else _module.openmp,
+        "cuda": False,
+        "cuda_devices": [],
+        "cuda_reason": "this build has no CUDA module",
+    }
+
+
+_module, _missing = _load()
+_problem = _configure()
+_active: ModuleType | None = None
+_ready = False
+
+
+def namespace(array) -> ModuleType:
+    """The library that an array belongs to: numpy, torch or cupy."""
+    return sys.modules[type(array).__module__.partition(".")[0]]

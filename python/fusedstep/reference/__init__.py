@@ -1,0 +1,31 @@
+"""Every kernel in pure NumPy: the definition, the documentation and the test oracle.
+
+The same names and arguments as `fusedstep.ops`, for NumPy arrays; the compiled kernels give the same
+bits. `FUSEDSTEP_BACKEND=reference` makes the whole package use it.
+"""
+
+from .activations import bias_activation, bias_activation_backward
+from .batch_norm import BatchNormSaved, batch_norm, batch_norm_backward
+from .dropout import dropout, dropout_backward, dropout_mask
+from .losses import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
+from .optimizers import adagrad_step, adam_step, ewma, global_norm, rmsprop_step, sgd_step
+
+__all__ = [
+    "BatchNormSaved",
+    "adagrad_step",
+    "adam_step",
+    "batch_norm",
+    "batch_norm_backward",
+    "bias_activation",
+    "bias_activation_backward",
+    "dropout",
+    "dropout_backward",
+    "dropout_mask",
+    "ewma",
+    "global_norm",
+    "mean_squared_error",
+    "rmsprop_step",
+    "sgd_step",
+    "sigmoid_cross_entropy",
+    "softmax_cross_entropy",
+]

@@ -1,0 +1,70 @@
+"""Dropout by counter-based random bits (Salmon et al. 2011): the mask depends on (seed, offset, index) alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .arrays import check_elementwise, check_gradient_pair
+from .scalars import check_dropout, dropout_scalars
+
+_MASK32 = np.uint64(0xFFFFFFFF)
+
+
+def philox4x32(counter, key):
+    """Philox4x32-10 on arrays: four counter words and two key words (uint64 holding 32 bits) -> four words."""
+    c0, c1, c2, c3 = (np.asarray(c, np.uint64) for c in counter)
+    k0, k1 = (int(k) for k in key)
+    for _ in range(10):
+        product0 = c0 * np.uint64(0xD2511F53)
+        product1 = c2 * np.uint64(0xCD9E8D57)
+        c0, c1, c2, c3 = (
+            (product1 >> np.uint64(32)) ^ c1 ^ np.uint64(k0),
+            product1 & _MASK32,
+            (product0 >> np.uint64(32)) ^ c3 ^ np.uint64(k1),
+            product0 & _MASK32,
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return c0, c1, c2, c3
+
+
+def random_lanes(n: int, seed: int, offset: int) -> np.ndarray:
+    """The 16-bit lane of each index below n: lane i % 8 of block i // 8, little-endian."""
+    block = np.arange(-(-n // 8), dtype=np.uint64)
+    counter = (block & _MASK32, block >> np.uint64(32), offset & 0xFFFFFFFF, offset >> 32)
+    words = np.stack(np.broadcast_arrays(*philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32))), axis=-1)
+    return words.astype("<u4").view("<u2").reshape(-1)[:n]
+
+
+def dropout_mask(shape, p, *, seed, offset=0, packed=False):
+    """The keep mask, as bools, or packed 8 to a byte with the first in the lowest bit."""
+    check_dropout(p, seed, offset)
+    shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    threshold, _ = dropout_scalars(float(p))
+    keep = random_lanes(math.prod(shape), int(seed), int(offset)) >= threshold
+    return np.packbits(keep, bitorder="little") if packed else keep.reshape(shape)
+
+
+def dropout(x, p, *, seed, offset=0, relu=False, out=None):
+    """y = x * 65536 / (65536 - threshold) where kept, +0 elsewhere; after a ReLU when asked."""
+    check_dropout(p, seed, offset)
+    out = check_elementwise("x", x, out)
+    _, scale = dropout_scalars(float(p))
+    keep = dropout_mask(x.shape, p, seed=seed, offset=offset)
+    with np.errstate(all="ignore"):
+        z = np.where(x <= 0, 0, x) if relu else x
+        out[...] = np.where(keep, z * x.dtype.type(scale), 0)
+    return out
+
+
+def dropout_backward(dy, p, *, seed, offset=0, y=None, out=None):
+    """dx = dy * scale where kept, +0 elsewhere; with `y`, the output of dropout(relu=True), where y > 0."""
+    check_dropout(p, seed, offset)
+    if y is None:
+        return dropout(dy, p, seed=seed, offset=offset, out=out)
+    out = check_gradient_pair("dy", dy, "y", y, out)
+    _, scale = dropout_scalars(float(p))
+    with np.errstate(all="ignore"):
+        out[...] = np.where(y <= 0, 0, dy * dy.dtype.type(scale))
+    return out

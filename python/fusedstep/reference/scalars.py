@@ -1,0 +1,125 @@
+"""Hyper-parameters: their checks, and the scalars that a step folds from them in double.
+
+The twin of csrc/math/power.h and of the `*_scalars` functions in csrc/math/optimizers.h.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+
+
+def integer_power(base: float, exponent: int) -> float:
+    """``base ** exponent`` by squaring, in double: the same bits on every host and device.
+
+    >>> integer_power(0.9, 3)
+    0.7290000000000001
+    """
+    result = 1.0
+    while exponent:
+        if exponent & 1:
+            result *= base
+        base *= base
+        exponent >>= 1
+    return result
+
+
+def check_range(method: str, name: str, value, low: float, high: float = math.inf, *, closed: bool = False) -> float:
+    """`value` as a float in [low, high), or in [low, high] when `closed`; ValueError otherwise."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"[{method}] '{name}' must be a number but got {value!r}") from None
+    if low <= number < high or (closed and number == high):
+        return number
+    raise ValueError(f"[{method}] '{name}' must be in [{low:g}, {high:g}{']' if closed else ')'} but got {value!r}")
+
+
+def check_finite(method: str, name: str, value) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"[{method}] '{name}' must be a number but got {value!r}") from None
+    if math.isfinite(number):
+        return number
+    raise ValueError(f"[{method}] '{name}' must be finite but got {value!r}")
+
+
+def check_integer(method: str, name: str, value, low: int, bits: int = 63) -> int:
+    """`value` as an int in [low, 2**bits); floats are refused, even whole ones."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"[{method}] '{name}' must be an integer but got {value!r}") from None
+    if low <= number < 1 << bits:
+        return number
+    raise ValueError(f"[{method}] '{name}' must be in [{low}, 2**{bits}) but got {value!r}")
+
+
+def check_common(method, lr, weight_decay, grad_multiplier, ema_params, ema_decay) -> None:
+    check_range(method, "lr", lr, 0)
+    check_range(method, "weight_decay", weight_decay, 0)
+    check_finite(method, "grad_multiplier", grad_multiplier)
+    if ema_params is not None and ema_decay is None:
+        raise ValueError(f"[{method}] 'ema_params' needs 'ema_decay'")
+    if ema_decay is not None:
+        if ema_params is None:
+            raise ValueError(f"[{method}] 'ema_decay' needs 'ema_params'")
+        check_range(method, "ema_decay", ema_decay, 0, 1, closed=True)
+
+
+def check_sgd(momentum_buffers, momentum, dampening, nesterov) -> None:
+    check_range("SGD", "momentum", momentum, 0)
+    check_finite("SGD", "dampening", dampening)
+    if momentum_buffers is None and (float(momentum) != 0 or nesterov):
+        raise ValueError("[SGD] 'momentum_buffers' must be given when 'momentum' is not 0 or 'nesterov' is set")
+
+
+def check_adagrad(step, lr_decay, eps) -> None:
+    check_integer("Adagrad", "step", step, 1)
+    check_range("Adagrad", "lr_decay", lr_decay, 0)
+    check_range("Adagrad", "eps", eps, 0)
+
+
+def check_rmsprop(momentum_buffers, grad_avgs, alpha, eps, momentum, centered) -> None:
+    check_range("RMSprop", "alpha", alpha, 0, 1, closed=True)
+    check_range("RMSprop", "eps", eps, 0)
+    check_range("RMSprop", "momentum", momentum, 0)
+    if momentum_buffers is None and float(momentum) != 0:
+        raise ValueError("[RMSprop] 'momentum_buffers' must be given when 'momentum' is not 0")
+    if bool(centered) != (grad_avgs is not None):
+        raise ValueError("[RMSprop] 'grad_avgs' must be given when, and only when, 'centered' is set")
+
+
+def check_adam(max_exp_avg_sqs, step, betas, eps, amsgrad, eps_mode) -> None:
+    check_integer("Adam", "step", step, 1)
+    try:
+        beta1, beta2 = betas
+    except (TypeError, ValueError):
+        raise ValueError(f"[Adam] 'betas' must be a pair of numbers but got {betas!r}") from None
+    check_range("Adam", "beta1", beta1, 0, 1)
+    check_range("Adam", "beta2", beta2, 0, 1)
+    check_range("Adam", "eps", eps, 0)
+    if bool(amsgrad) != (max_exp_avg_sqs is not None):
+        raise ValueError("[Adam] 'max_exp_avg_sqs' must be given when, and only when, 'amsgrad' is set")
+    if eps_mode not in ("outside", "inside"):
+        raise ValueError(f"[Adam] 'eps_mode' must be 'outside' or 'inside' but got {eps_mode!r}")
+
+
+def adam_scalars(lr: float, step: int, beta1: float, beta2: float, bias_correction: bool) -> tuple[float, float]:
+    """(alpha, r): the step size, and the factor of the root, both with the bias correction folded in."""
+    if not bias_correction:
+        return lr, 1.0
+    return lr / (1 - integer_power(beta1, step)), 1 / math.sqrt(1 - integer_power(beta2, step))
+
+
+def dropout_scalars(p: float) -> tuple[int, float]:
+    """(threshold, scale): lanes below the threshold are dropped, the others multiplied by the scale."""
+    threshold = math.floor(p * 65536 + 0.5)
+    return threshold, 65536 / (65536 - threshold) if threshold < 65536 else 0.0
+
+
+def check_dropout(p, seed, offset) -> None:
+    check_range("Dropout", "p", p, 0, 1, closed=True)
+    check_integer("Dropout", "seed", seed, 0, 64)
+    check_integer("Dropout", "offset", offset, 0, 64)
