@@ -1,0 +1,185 @@
+// Batch norm. Hyper-parameters are checked in Python (reference/batch_norm.py).
+#include <algorithm>
+#include <optional>
+
+#include "../cpu/launch.h"
+#include "arrays.h"
+#include "dropout.h"
+
+namespace fusedstep {
+namespace {
+
+// The channel axis, counted from 0.
+int channel_axis(const Array& x, std::int64_t axis) {
+  const std::int64_t ndim = x.ndim();
+  if (ndim < 2) {
+    throw py::value_error(x.label() + " must have at least 2 axes (batch and channels) but has shape " +
+                          shape_text(x.shape));
+  }
+  if (axis < -ndim || axis >= ndim) {
+    throw py::value_error("[BatchNorm] 'channel_axis' must be in [" + std::to_string(-ndim) + ", " +
+                          std::to_string(ndim) + ") but got " + std::to_string(axis));
+  }
+  return static_cast<int>(axis < 0 ? axis + ndim : axis);
+}
+
+// Memory as (outer, channels, inner): C-contiguous or channels-last arrays, the other axes in logical order.
+ChannelShape channel_shape(const Array& x, int axis) {
+  const std::vector<int> order = memory_order(x);
+  ChannelShape s{1, x.shape[axis], 1};
+  bool in_order = true, inside = std::find(order.begin(), order.end(), axis) == order.end();
+  int before = -1;
+  for (int a : order) {
+    if (a == axis) {
+      inside = true;
+      continue;
+    }
+    in_order &= a > before;
+    before = a;
+    (inside ? s.inner : s.outer) *= x.shape[a];
+  }
+  if (x.size != 0 && !(in_order && is_dense(x))) {
+    throw py::value_error(x.label() + " is neither C-contiguous nor channels-last in memory (strides " +
+                          strides_text(x) + "); pass numpy.ascontiguousarray(" + x.name + ")");
+  }
+  return s;
+}
+
+Array optional_vector(py::handle object, const char* name, const Array& x, std::int64_t channels) {
+  Array vector;
+  if (object.is_none()) return vector;
+  vector = import_array(object, name);
+  check_vector(vector, x, channels, "channels");
+  return vector;
+}
+
+void check_like(const Array& array, const Array& x) {
+  check_same_dtype(array, x);
+  check_same_shape(array, x);
+  check_same_layout(array, x);
+}
+
+// With dropout the index is logical: fused only where memory order is logical order.
+bool fuses(const Array& x, const std::optional<cpu::Dropout>& dropout) { return dropout && is_c_contiguous(x); }
+
+void batch_norm(py::handle x_, py::handle weight_, py::handle bias_, py::handle running_mean_, py::handle running_var_,
+                py::handle mean_, py::handle var_, py::handle out_, std::int64_t axis_, py::handle fraction, double eps,
+                bool relu, bool unbiased, py::handle dropout_) {
+  const bool training = !fraction.is_none();
+  const Array x = import_array(x_, "x");
+  const ChannelShape shape = channel_shape(x, channel_axis(x, axis_));
+  const Array weight = optional_vector(weight_, "weight", x, shape.channels);
+  const Array bias = optional_vector(bias_, "bias", x, shape.channels);
+  const Array running_mean = optional_vector(running_mean_, "running_mean", x, shape.channels);
+  const Array running_var = optional_vector(running_var_, "running_var", x, shape.channels);
+  if (training) {
+    check_writable(running_mean);
+    check_writable(running_var);
+  }
+  if (running_mean_.is_none() != running_var_.is_none()) {
+    throw py::value_error("[BatchNorm] 'running_mean' and 'running_var' must be given together");
+  }
+  if (!training && running_mean_.is_none()) {
+    throw py::value_error("[BatchNorm] 'running_mean' and 'running_var' must be given when 'training' is False");
+  }
+  const Array mean = optional_vector(mean_, "saved.mean", x, shape.channels);
+  const Array var = optional_vector(var_, "saved.var", x, shape.channels);
+  const Array out = import_array(out_, "out");
+  check_same_dtype(out, x);
+  check_writable(out);
+  check_same_shape(out, x);
+  check_same_layout(out, x);
+  if (training && x.size == 0) {
+    throw py::value_error(x.label() + " is empty (shape " + shape_text(x.shape) + "): there are no batch statistics");
+  }
+  if (training && shape.count() == 1) {
+    throw py::value_error(x.label() + " has one value a channel (shape " + shape_text(x.shape) +
+                          "): there is no variance in training");
+  }
+  const Array* source = !training && same_memory(x, out) ? nullptr : &x;
+  const Array *stat1 = &running_mean, *stat2 = &running_var;
+  if (training) {
+    check_overlap({&out, &mean, &var, stat1, stat2}, {source, &weight, &bias});
+  } else {
+    check_overlap({&out, &mean, &var}, {source, &weight, &bias, stat1, stat2});
+  }
+  const std::optional<cpu::Dropout> dropout = optional_dropout(dropout_);
+  by_dtype(x, [&](auto zero) {
+    using T = decltype(zero);
+    const cpu::BatchNorm<T> call{shape,
+                                 weight.as<const T>(),
+                                 bias.as<const T>(),
+                                 running_mean.as<T>(),
+                                 running_var.as<T>(),
+                                 mean.as<T>(),
+                                 var.as<T>(),
+                                 eps,
+                                 relu,
+                                 training,
+                                 training ? fraction.cast<double>() : 0.0,
+                                 unbiased,
+                                 fuses(x, dropout) ? &*dropout : nullptr};
+    const py::gil_scoped_release unlocked;
+    cpu::batch_norm<T>(call, x.as<const T>(), out.as<T>());
+    if (dropout && call.dropout == nullptr) {
+      cpu::dropout_strided<T>(out.as<const T>(), out.strides.data(), out.as<T>(), out.strides.data(), out.shape.data(),
+                              out.ndim(), *dropout, false);
+    }
+  });
+}
+
+void batch_norm_backward(py::handle dy_, py::handle x_, py::handle mean_, py::handle var_, py::handle weight_,
+                         py::handle bias_, py::handle dx_, py::handle dweight_, py::handle dbias_, std::int64_t axis_,
+                         double eps, bool relu, bool training, py::handle dropout_) {
+  const Array x = import_array(x_, "x");
+  const ChannelShape shape = channel_shape(x, channel_axis(x, axis_));
+  const Array mean = optional_vector(mean_, "saved.mean", x, shape.channels);
+  const Array var = optional_vector(var_, "saved.var", x, shape.channels);
+  const Array weight = optional_vector(weight_, "saved.weight", x, shape.channels);
+  const Array bias = optional_vector(bias_, "saved.bias", x, shape.channels);
+  const Array dy = import_array(dy_, "dy");
+  check_like(dy, x);
+  const Array dx = import_array(dx_, "dx");
+  check_same_dtype(dx, x);
+  check_writable(dx);
+  check_same_shape(dx, x);
+  check_same_layout(dx, x);
+  const Array dweight = optional_vector(dweight_, "dweight", x, shape.channels);
+  const Array dbias = optional_vector(dbias_, "dbias", x, shape.channels);
+  check_writable(dweight);
+  check_writable(dbias);
+  check_overlap({&dx, &dweight, &dbias}, {same_memory(dx, dy) ? nullptr : &dy, &x, &mean, &var, &weight, &bias});
+  const std::optional<cpu::Dropout> dropout = optional_dropout(dropout_);
+  by_dtype(x, [&](auto zero) {
+    using T = decltype(zero);
+    cpu::BatchNorm<T> call{};
+    call.shape = shape;
+    call.weight = weight.as<const T>();
+    call.bias = bias.as<const T>();
+    call.mean = mean.as<T>();
+    call.var = var.as<T>();
+    call.eps = eps;
+    call.relu = relu;
+    call.training = training;
+    call.dropout = fuses(x, dropout) ? &*dropout : nullptr;
+    const py::gil_scoped_release unlocked;
+    const T* source = dy.as<const T>();
+    if (dropout && call.dropout == nullptr) {
+      cpu::dropout_strided<T>(source, dy.strides.data(), dx.as<T>(), dx.strides.data(), dx.shape.data(), dx.ndim(),
+                              *dropout, false);
+      source = dx.as<const T>();
+    }
+    cpu::batch_norm_backward<T>(call, source, x.as<const T>(), dx.as<T>(), dweight.as<T>(), dbias.as<T>());
+  });
+}
+
+}  // namespace
+
+void bind_batch_norm(py::module_& m) {
+  m.def("check_channel_axis",
+        [](py::handle x, std::int64_t axis) { return channel_axis(import_array(x, "x"), axis); });
+  m.def("batch_norm", &batch_norm);
+  m.def("batch_norm_backward", &batch_norm_backward);
+}
+
+}  // namespace fusedstep

@@ -1,0 +1,60 @@
+// Fills the table of kernels for one instruction set. Compiled several times, with FUSEDSTEP_ISA_NAME set and that
+// instruction set's flags; only the getter has a name that the linker sees.
+#include "../kernels.h"
+
+#include "batch_norm.h"
+#include "dropout.h"
+#include "elementwise.h"
+#include "losses.h"
+#include "reduce.h"
+
+#define FUSEDSTEP_JOIN_(a, b) a##b
+#define FUSEDSTEP_JOIN(a, b) FUSEDSTEP_JOIN_(a, b)
+#define FUSEDSTEP_STRING_(a) #a
+#define FUSEDSTEP_STRING(a) FUSEDSTEP_STRING_(a)
+
+namespace fusedstep {
+namespace {
+
+template <class T>
+constexpr KernelsOf<T> kernels_of() {
+  KernelsOf<T> k{};
+#define FUSEDSTEP_FILL(rule)                \
+  k.step[k##rule][0] = &step_range<rule, false, T>; \
+  k.step[k##rule][1] = &step_range<rule, true, T>;
+  FUSEDSTEP_RULES(FUSEDSTEP_FILL)
+#undef FUSEDSTEP_FILL
+  k.average = &average_range<T>;
+  k.square_leaves = &square_leaves<T>;
+  k.moment_leaf = &moment_leaf<T>;
+  k.normalize[0] = &normalize_range<false, T>;
+  k.normalize[1] = &normalize_range<true, T>;
+  k.gradient_leaf[0] = &gradient_leaf<false, T>;
+  k.gradient_leaf[1] = &gradient_leaf<true, T>;
+  k.input_gradient[0] = &input_gradient_range<false, T>;
+  k.input_gradient[1] = &input_gradient_range<true, T>;
+  k.dropout[0] = &dropout_range<false, T>;
+  k.dropout[1] = &dropout_range<true, T>;
+  k.dropout_strided[0] = &dropout_strided<false, T>;
+  k.dropout_strided[1] = &dropout_strided<true, T>;
+  k.dropout_relu_backward = &dropout_relu_backward<T>;
+#define FUSEDSTEP_FILL(activation)                                          \
+  k.bias_activation[k##activation] = &bias_activation_range<activation, T>; \
+  k.activation_backward[k##activation] = &activation_backward_range<activation, T>; \
+  k.activation_backward_leaf[k##activation] = &activation_backward_leaf<activation, T>;
+  FUSEDSTEP_ACTIVATIONS(FUSEDSTEP_FILL)
+#undef FUSEDSTEP_FILL
+  k.softmax_cross_entropy = &softmax_cross_entropy_rows<T>;
+  k.sigmoid_cross_entropy = &pairwise_loss_rows<SigmoidCrossEntropy, T>;
+  k.mean_squared_error = &pairwise_loss_rows<MeanSquaredError, T>;
+  return k;
+}
+
+constexpr Kernels table{FUSEDSTEP_STRING(FUSEDSTEP_ISA_NAME), kernels_of<float>(), kernels_of<double>(), &dropout_keep,
+                        &tree_sum<double>};
+
+}  // namespace
+
+const Kernels& FUSEDSTEP_JOIN(kernels_, FUSEDSTEP_ISA_NAME)() { return table; }
+
+}  // namespace fusedstep

@@ -1,0 +1,160 @@
+// Launchers of batch norm.
+#include <algorithm>
+#include <vector>
+
+#include "../math/batch_norm.h"
+#include "../math/philox.h"
+#include "dispatch.h"
+#include "launch.h"
+#include "parallel.h"
+#include "tree.h"
+
+namespace fusedstep::cpu {
+namespace {
+
+constexpr std::int64_t kPiece = 16384;       // memory indices a task; a multiple of 8 for dropout
+constexpr std::int64_t kLeavesPerTask = 16;  // enough that a task reads runs of memory, not single leaves
+
+// leaf_task(leaf, c0, c1) over all leaves and channels, then channel_task(c0, c1) over the channels.
+template <class T, class LeafTask, class ChannelTask>
+void reduce(ChannelShape s, int arrays, const LeafTask& leaf_task, const ChannelTask& channel_task) {
+  const std::int64_t leaves = leaf_count(s.count());
+  const std::int64_t width = s.inner == 1 ? kWidth : 1;
+  const std::int64_t blocks = (s.channels + width - 1) / width;
+  const std::int64_t groups = (leaves + kLeavesPerTask - 1) / kLeavesPerTask;
+  const std::int64_t bytes = arrays * s.size() * static_cast<std::int64_t>(sizeof(T));
+  // Channels-last: neighbouring tasks share rows. Else: they share a channel's planes.
+  parallel_for(blocks * groups, bytes, [&](std::int64_t task) {
+    const std::int64_t block = s.inner == 1 ? task % blocks : task / groups;
+    const std::int64_t group = s.inner == 1 ? task / blocks : task % groups;
+    const std::int64_t c0 = block * width, c1 = std::min(s.channels, c0 + width);
+    const std::int64_t end = std::min(leaves, (group + 1) * kLeavesPerTask);
+    for (std::int64_t leaf = group * kLeavesPerTask; leaf < end; ++leaf) leaf_task(leaf, c0, c1);
+  });
+  const std::int64_t merged = 2 * leaves * s.channels * static_cast<std::int64_t>(sizeof(T));
+  parallel_ranges(s.channels, kWidth, merged, channel_task);
+}
+
+// What the value kernels read for each channel, with 1 and 0 where there is no weight or bias.
+template <class T>
+struct Vectors {
+  std::vector<T> storage;
+  ChannelScalars<T> scalars;
+
+  explicit Vectors(const BatchNorm<T>& call) : storage(static_cast<std::size_t>(3 * call.shape.channels)) {
+    const std::int64_t channels = call.shape.channels;
+    T *invstd = storage.data(), *ones = invstd + channels, *zeros = ones + channels;
+    std::fill(ones, zeros, T(1));
+    const DefaultFloatMode mode;
+    for (std::int64_t c = 0; c < channels; ++c) invstd[c] = inverse_std(call.var[c], static_cast<T>(call.eps));
+    scalars = {call.mean, invstd, call.weight ? call.weight : ones, call.bias ? call.bias : zeros};
+  }
+};
+
+template <class T>
+void batch_moments(const BatchNorm<T>& call, const T* x) {
+  const KernelsOf<T>& k = kernels().of<T>();
+  const ChannelShape s = call.shape;
+  const std::int64_t leaves = leaf_count(s.count()), count = s.count();
+  std::vector<T> means(static_cast<std::size_t>(leaves * s.channels)), squares(means.size());
+  T *m = means.data(), *q = squares.data();
+  reduce<T>(
+      s, 1,
+      [&](std::int64_t leaf, std::int64_t c0, std::int64_t c1) { k.moment_leaf(x, s, leaf, c0, c1, m, q); },
+      [&](std::int64_t c0, std::int64_t c1) {
+        for_merges(leaves, [&](std::int64_t left, std::int64_t right, std::int64_t span) {
+          const std::int64_t right_count = std::min(span * kLeaf, count - right * kLeaf);
+          for (std::int64_t c = c0; c < c1; ++c) {
+            merge_moments(span * kLeaf, m[left * s.channels + c], q[left * s.channels + c], right_count,
+                          m[right * s.channels + c], q[right * s.channels + c]);
+          }
+        });
+        const T n = static_cast<T>(count);
+        for (std::int64_t c = c0; c < c1; ++c) {
+          call.mean[c] = x[c * s.inner] + m[c];
+          call.var[c] = q[c] / n;
+          if (call.running_mean == nullptr) continue;
+          const T var = call.unbiased ? q[c] / (n - T(1)) : call.var[c];
+          call.running_mean[c] = running_average(call.running_mean[c], call.mean[c], call.fraction);
+          call.running_var[c] = running_average(call.running_var[c], var, call.fraction);
+        }
+      });
+}
+
+}  // namespace
+
+template <class T>
+void batch_norm(const BatchNorm<T>& call, const T* x, T* y) {
+  const KernelsOf<T>& k = kernels().of<T>();
+  const ChannelShape s = call.shape;
+  if (call.training) {
+    batch_moments(call, x);
+  } else {
+    std::copy_n(call.running_mean, s.channels, call.mean);
+    std::copy_n(call.running_var, s.channels, call.var);
+  }
+  const Vectors<T> vectors(call);
+  const auto normalize = k.normalize[call.relu];
+  const std::int64_t bytes = 2 * s.size() * static_cast<std::int64_t>(sizeof(T));
+  if (call.dropout == nullptr) {
+    parallel_ranges(s.size(), kPiece, bytes, [&](std::int64_t begin, std::int64_t end) {
+      normalize(x, y, s, begin, end, vectors.scalars);
+    });
+    return;
+  }
+  const std::uint32_t threshold = dropout_threshold(call.dropout->p);
+  const DropoutKey key{call.dropout->seed, call.dropout->offset, threshold};
+  const T scale = static_cast<T>(dropout_scale(threshold));
+  // Dropout follows piece by piece, while the values are in the cache.
+  parallel_ranges(s.size(), kPiece, bytes, [&](std::int64_t begin, std::int64_t end) {
+    normalize(x, y, s, begin, end, vectors.scalars);
+    k.dropout[0](y, y, begin, end, key, scale);
+  });
+}
+
+template <class T>
+void batch_norm_backward(const BatchNorm<T>& call, const T* dy, const T* x, T* dx, T* dweight, T* dbias) {
+  const KernelsOf<T>& k = kernels().of<T>();
+  const ChannelShape s = call.shape;
+  if (call.dropout != nullptr) {
+    dropout(dy, dx, s.size(), *call.dropout, false);
+    dy = dx;
+  }
+  const Vectors<T> vectors(call);
+  const std::int64_t leaves = leaf_count(s.count());
+  std::vector<T> sums_t(static_cast<std::size_t>(leaves * s.channels)), sums_t_xhat(sums_t.size());
+  std::vector<T> scale(static_cast<std::size_t>(s.channels)), mean_t(scale.size()), mean_t_xhat(scale.size());
+  const T n = static_cast<T>(s.count());
+  reduce<T>(
+      s, 2,
+      [&](std::int64_t leaf, std::int64_t c0, std::int64_t c1) {
+        k.gradient_leaf[call.relu](dy, x, s, leaf, c0, c1, vectors.scalars, sums_t.data(), sums_t_xhat.data());
+      },
+      [&](std::int64_t c0, std::int64_t c1) {
+        merge_leaf_columns(sums_t.data(), leaves, s.channels, c0, c1);
+        merge_leaf_columns(sums_t_xhat.data(), leaves, s.channels, c0, c1);
+        for (std::int64_t c = c0; c < c1; ++c) {
+          const auto i = static_cast<std::size_t>(c);
+          dbias[c] = leaves ? sums_t[i] : T(0);
+          dweight[c] = leaves ? sums_t_xhat[i] : T(0);
+          scale[i] = vectors.scalars.weight[c] * vectors.scalars.invstd[c];
+          mean_t[i] = dbias[c] / n;
+          mean_t_xhat[i] = dweight[c] / n;
+        }
+      });
+  const auto input_gradient = k.input_gradient[call.relu];
+  const T* t1 = call.training ? mean_t.data() : nullptr;
+  const T* t2 = call.training ? mean_t_xhat.data() : nullptr;
+  const std::int64_t bytes = 3 * s.size() * static_cast<std::int64_t>(sizeof(T));
+  parallel_ranges(s.size(), kPiece, bytes, [&](std::int64_t begin, std::int64_t end) {
+    input_gradient(dy, x, dx, s, begin, end, vectors.scalars, scale.data(), t1, t2);
+  });
+}
+
+#define FUSEDSTEP_INSTANTIATE(T)                                   \
+  template void batch_norm<T>(const BatchNorm<T>&, const T*, T*); \
+  template void batch_norm_backward<T>(const BatchNorm<T>&, const T*, const T*, T*, T*, T*);
+FUSEDSTEP_INSTANTIATE(float)
+FUSEDSTEP_INSTANTIATE(double)
+
+}  // namespace fusedstep::cpu

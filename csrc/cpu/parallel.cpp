@@ -1,0 +1,53 @@
+#include "parallel.h"
+
+#include <atomic>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+#if defined(_OPENMP) && defined(__GNUC__)
+// OpenMP 5.0; weak, since older runtimes lack it.
+extern "C" int omp_pause_resource_all(omp_pause_resource_t) __attribute__((weak));
+#endif
+
+namespace fusedstep::cpu {
+namespace {
+
+int default_threads() {
+#if defined(_OPENMP)
+  return omp_get_max_threads();  // honours OMP_NUM_THREADS and the process's affinity
+#else
+  return 1;
+#endif
+}
+
+std::atomic<int> threads{0};
+
+#if defined(_OPENMP) && defined(__GNUC__) && (defined(__unix__) || defined(__APPLE__))
+// libgomp's pool does not survive a fork: the child would wait for threads it does not have. Freed before the fork,
+// the pool is made anew by both. Inside a parallel region the runtime refuses, which is right.
+void before_fork() {
+  if (omp_pause_resource_all != nullptr && !omp_in_parallel()) omp_pause_resource_all(omp_pause_soft);
+}
+#else
+void before_fork() {}
+#endif
+
+}  // namespace
+
+int num_threads() {
+  const int n = threads.load(std::memory_order_relaxed);
+  return n > 0 ? n : default_threads();
+}
+
+void set_num_threads(int n) { threads.store(n, std::memory_order_relaxed); }
+
+void install_fork_handler() {
+#if defined(__unix__) || defined(__APPLE__)
+  static const int installed = pthread_atfork(&before_fork, nullptr, nullptr);
+  (void)installed;
+#endif
+}
+
+}  // namespace fusedstep::cpu

@@ -1,0 +1,11 @@
+// Marks scalar code that runs on host and device. Everything in csrc/math stands in an anonymous namespace: these
+// headers are compiled once per instruction set, and no copy may be shared between them by the linker.
+#pragma once
+
+#if defined(__CUDACC__)
+#define FUSEDSTEP_HD __host__ __device__ __forceinline__
+#elif defined(_MSC_VER)
+#define FUSEDSTEP_HD __forceinline
+#else
+#define FUSEDSTEP_HD inline __attribute__((always_inline))
+#endif

@@ -1,0 +1,174 @@
+// The update rules, one struct each: a parameter, its prepared gradient, up to three states, and the folded scalars.
+// The `*_scalars` functions fold hyper-parameters in double and round once. Twin: reference/optimizers.py.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "../kernels.h"
+#include "hd.h"
+#include "power.h"
+
+namespace fusedstep {
+namespace {
+
+struct StepOptions {
+  double lr, weight_decay;
+  bool decoupled, maximize;
+  double multiplier;
+
+  bool l2() const { return weight_decay != 0 && !decoupled; }
+};
+
+template <class T>
+StepScalars<T> common_scalars(const StepOptions& o) {
+  StepScalars<T> s{};
+  s.multiplier = static_cast<T>(o.maximize ? -o.multiplier : o.multiplier);
+  s.weight_decay = static_cast<T>(o.weight_decay);
+  s.keep = static_cast<T>(o.weight_decay != 0 && o.decoupled ? 1 - o.lr * o.weight_decay : 1);
+  s.lr = static_cast<T>(o.lr);
+  return s;
+}
+
+template <class T>
+StepScalars<T> sgd_scalars(const StepOptions& o, double momentum, double dampening) {
+  StepScalars<T> s = common_scalars<T>(o);
+  s.decay1 = static_cast<T>(momentum);
+  s.gain1 = static_cast<T>(1 - dampening);
+  return s;
+}
+
+template <class T>
+StepScalars<T> adagrad_scalars(const StepOptions& o, std::uint64_t step, double lr_decay, double eps) {
+  StepScalars<T> s = common_scalars<T>(o);
+  s.lr = static_cast<T>(o.lr / (1 + static_cast<double>(step - 1) * lr_decay));
+  s.eps = static_cast<T>(eps);
+  return s;
+}
+
+template <class T>
+StepScalars<T> rmsprop_scalars(const StepOptions& o, double alpha, double eps, double momentum) {
+  StepScalars<T> s = common_scalars<T>(o);
+  s.decay1 = static_cast<T>(momentum);
+  s.decay2 = static_cast<T>(alpha);
+  s.gain2 = static_cast<T>(1 - alpha);
+  s.eps = static_cast<T>(eps);
+  return s;
+}
+
+template <class T>
+StepScalars<T> adam_scalars(const StepOptions& o, std::uint64_t step, double beta1, double beta2, double eps,
+                            bool bias_correction) {
+  StepScalars<T> s = common_scalars<T>(o);
+  if (bias_correction) s.lr = static_cast<T>(o.lr / (1 - integer_power(beta1, step)));
+  s.root_scale = static_cast<T>(bias_correction ? 1 / std::sqrt(1 - integer_power(beta2, step)) : 1);
+  s.decay1 = static_cast<T>(beta1);
+  s.gain1 = static_cast<T>(1 - beta1);
+  s.decay2 = static_cast<T>(beta2);
+  s.gain2 = static_cast<T>(1 - beta2);
+  s.eps = static_cast<T>(eps);
+  return s;
+}
+
+// Stands before every rule: multiplier and sign, then L2 or decoupled decay.
+template <bool L2, class T>
+FUSEDSTEP_HD T prepare(T& p, T grad, const StepScalars<T>& s) {
+  T g = grad * s.multiplier;
+  if constexpr (L2) {
+    g = g + s.weight_decay * p;
+  } else {
+    p = p * s.keep;
+  }
+  return g;
+}
+
+// Exponential average of the weights, after the update.
+template <class T>
+FUSEDSTEP_HD T average(T e, T p, T decay, T gain) {
+  return decay * e + gain * p;
+}
+
+struct Sgd {
+  static constexpr int states = 0;
+  template <class T>
+  FUSEDSTEP_HD static void update(T& p, T g, T&, T&, T&, const StepScalars<T>& s) {
+    p = p - s.lr * g;
+  }
+};
+
+template <bool Nesterov>
+struct Velocity {
+  static constexpr int states = 1;
+  template <class T>
+  FUSEDSTEP_HD static void update(T& p, T g, T& v, T&, T&, const StepScalars<T>& s) {
+    v = s.decay1 * v + s.gain1 * g;
+    p = p - s.lr * (Nesterov ? g + s.decay1 * v : v);
+  }
+};
+using SgdMomentum = Velocity<false>;
+using SgdNesterov = Velocity<true>;
+
+struct Adagrad {
+  static constexpr int states = 1;
+  template <class T>
+  FUSEDSTEP_HD static void update(T& p, T g, T& sum, T&, T&, const StepScalars<T>& s) {
+    sum = sum + g * g;
+    p = p - s.lr * (g / (std::sqrt(sum) + s.eps));
+  }
+};
+
+// States: squares, then the momentum buffer and the average of gradients where there are any.
+template <bool Momentum, bool Centered>
+struct RmspropRule {
+  static constexpr int states = 1 + Momentum + Centered;
+  template <class T>
+  FUSEDSTEP_HD static void update(T& p, T g, T& square, T& state1, T& state2, const StepScalars<T>& s) {
+    square = s.decay2 * square + s.gain2 * (g * g);
+    T variance = square;
+    if constexpr (Centered) {
+      T& m = Momentum ? state2 : state1;
+      m = s.decay2 * m + s.gain2 * g;
+      variance = square - m * m;
+      variance = variance < 0 ? T(0) : variance;
+    }
+    T d = g / (std::sqrt(variance) + s.eps);
+    if constexpr (Momentum) {
+      state1 = s.decay1 * state1 + d;
+      d = state1;
+    }
+    p = p - s.lr * d;
+  }
+};
+using Rmsprop = RmspropRule<false, false>;
+using RmspropMomentum = RmspropRule<true, false>;
+using RmspropCentered = RmspropRule<false, true>;
+using RmspropMomentumCentered = RmspropRule<true, true>;
+
+template <bool Amsgrad, bool EpsInside>
+struct AdamRule {
+  static constexpr int states = 2 + Amsgrad;
+  template <class T>
+  FUSEDSTEP_HD static void update(T& p, T g, T& m, T& v, T& w, const StepScalars<T>& s) {
+    m = s.decay1 * m + s.gain1 * g;
+    v = s.decay2 * v + s.gain2 * (g * g);
+    T largest = v;
+    if constexpr (Amsgrad) {
+      w = (w >= v) | (w != w) ? w : v;  // NaN passes from either side
+      largest = w;
+    }
+    T root;
+    if constexpr (EpsInside) {
+      root = std::sqrt((largest * s.root_scale) * s.root_scale + s.eps);
+    } else {
+      root = std::sqrt(largest) * s.root_scale + s.eps;
+    }
+    p = p - s.lr * (m / root);
+  }
+};
+using Adam = AdamRule<false, false>;
+using AdamEpsInside = AdamRule<false, true>;
+using AdamAmsgrad = AdamRule<true, false>;
+using AdamAmsgradEpsInside = AdamRule<true, true>;
+
+}  // namespace
+}  // namespace fusedstep
