@@ -1,0 +1,51 @@
+"""Files that are either the old version or the new one, never a half."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def atomic_write(path: str | os.PathLike, data: bytes) -> None:
+    """Replace the file at `path` by `data`, or leave it as it was.
+
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and the file is then
+    renamed: whoever is killed in between leaves the old file.
+
+    Parameters
+    ----------
+    path : str or path
+        Where to write. The folder must exist.
+    data : bytes
+        The whole content.
+
+    Raises
+    ------
+    OSError
+        The folder is missing or not writable, or the disk is full; no temporary file is left behind.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        # "x" and not tempfile, whose files nobody else may read: the result has the permissions of any other file.
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the rename itself, where the system lets a folder be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

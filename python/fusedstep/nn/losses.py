@@ -1,0 +1,151 @@
+"""Losses: their mean over a batch and its gradient, in one pass (formulas: `fusedstep.ops`)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from .. import ops
+
+
+class Loss:
+    """Base of the losses: ``loss(output, target, weights=None) -> (value, gradient)``."""
+
+    name: ClassVar[str]
+    """What histories and saved files call it."""
+
+    def __repr__(self):
+        return f"{type(self).__name__}()"
+
+
+def _require_same_shape(output, target) -> None:
+    """Broadcasting (N, 1) against (N,) would give (N, N) losses without a word."""
+    if np.shape(output) != np.shape(target):
+        hint = f"; pass target.reshape({np.shape(output)})" if np.size(output) == np.size(target) else ""
+        raise ValueError(
+            f"'target' must have the shape of 'output', {np.shape(output)}, but got {np.shape(target)}{hint}"
+        )
+
+
+class SoftmaxCrossEntropy(Loss):
+    """``-log softmax(output)[label]``, for classes that exclude each other (Bridle 1990).
+
+    Without weights the mean over the samples, with weights ``sum(w * l) / sum(w)``.
+
+    Parameters of a call
+    --------------------
+    output : ndarray
+        Logits, ``(N, C)``, float32 or float64.
+    target : ndarray
+        Labels in 0 ... C - 1, ``(N,)``, of any integer dtype.
+    weights : ndarray, optional
+        One for each sample, ``(N,)``: finite, not negative, not all zero.
+
+    Returns
+    -------
+    value : float
+        In nats.
+    gradient : ndarray
+        By `output`; a new array of its shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For wrong dtypes, shapes and labels, before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> value, gradient = SoftmaxCrossEntropy()(np.zeros((1, 2)), np.array([0]))
+    >>> round(value, 4), gradient
+    (0.6931, array([[-0.5,  0.5]]))
+    """
+
+    name: ClassVar[str] = "softmax_cross_entropy"
+
+    def __call__(self, output, target, weights=None) -> tuple[float, np.ndarray]:
+        if np.ndim(target) == 2:
+            one_hot = np.shape(target) == np.shape(output) and np.shape(target)[1] > 1
+            fix = "target.argmax(axis=1)" if one_hot else "target.ravel()"
+            raise ValueError(f"'target' must hold one label a sample, (N,), but got {np.shape(target)}; pass {fix}")
+        return ops.softmax_cross_entropy(output, target, weights)
+
+
+class SigmoidCrossEntropy(Loss):
+    """``-t log(s) - (1 - t) log(1 - s)`` with ``s = sigmoid(output)``, for yes-or-no targets.
+
+    The mean over all elements; with weights, each sample's mean counts by its share of the weights.
+
+    Parameters of a call
+    --------------------
+    output : ndarray
+        Logits, ``(N, ...)``, float32 or float64.
+    target : ndarray
+        In [0, 1], of the shape and dtype of `output`.
+    weights : ndarray, optional
+        One for each sample, ``(N,)``: finite, not negative, not all zero.
+
+    Returns
+    -------
+    value : float
+        In nats.
+    gradient : ndarray
+        By `output`; a new array of its shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For wrong dtypes, shapes and targets, before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> value, gradient = SigmoidCrossEntropy()(np.zeros((1, 1)), np.ones((1, 1)))
+    >>> round(value, 4), gradient
+    (0.6931, array([[-0.5]]))
+    """
+
+    name: ClassVar[str] = "sigmoid_cross_entropy"
+
+    def __call__(self, output, target, weights=None) -> tuple[float, np.ndarray]:
+        _require_same_shape(output, target)
+        return ops.sigmoid_cross_entropy(output, target, weights)
+
+
+class MeanSquaredError(Loss):
+    """``(output - target)**2``, the mean over all elements; with weights, each sample's mean counts by its share.
+
+    Parameters of a call
+    --------------------
+    output : ndarray
+        ``(N, ...)``, float32 or float64.
+    target : ndarray
+        Of the shape and dtype of `output`.
+    weights : ndarray, optional
+        One for each sample, ``(N,)``: finite, not negative, not all zero.
+
+    Returns
+    -------
+    value : float
+        In the square of the target's unit.
+    gradient : ndarray
+        By `output`; a new array of its shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For wrong dtypes and shapes, before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> MeanSquaredError()(np.array([[3.0]]), np.array([[1.0]]))
+    (4.0, array([[4.]]))
+    """
+
+    name: ClassVar[str] = "mean_squared_error"
+
+    def __call__(self, output, target, weights=None) -> tuple[float, np.ndarray]:
+        _require_same_shape(output, target)
+        return ops.mean_squared_error(output, target, weights)
