@@ -1,8 +1,8 @@
 """The kernels as functions on arrays.
 
-Arrays are NumPy arrays, PyTorch tensors or CuPy arrays of dtype float32 or float64, one or a list of them; all arrays
-of a call have the same dtype. What a function changes, it changes in place, without a copy. Everything is checked before
-anything is written:
+Arrays are NumPy arrays, PyTorch tensors or CuPy arrays of dtype float32 or float64, one or a list of them; all
+arrays of a call have the same dtype. What a function changes, it changes in place, without a copy. Everything is
+checked before anything is written:
 
 - TypeError: something is not an array, or has another dtype than is accepted.
 - ValueError: shapes or lengths differ, an output is read-only, overlaps another array or has gaps in memory, or a

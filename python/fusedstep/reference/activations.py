@@ -53,16 +53,19 @@ def bias_activation(x, bias=None, *, activation="identity", negative_slope=0.01,
 def bias_activation_backward(dy, saved, *, activation="identity", negative_slope=0.01, bias=True, dx=None, dbias=None):
     """dx = dy f'(z), from the output y (or from z for gelu); dbias = its sum over all axes but the last."""
     check_activation(activation, negative_slope)
+    inputs = [("dy", dy)]
     if activation == "identity":
-        saved = dy
-    dx = check_gradient_pair("dy", dy, "saved", saved, dx, out_name="dx")
-    for name, array in [("dy", dy), ("saved", saved), ("dx", dx)]:
+        dx = check_elementwise("dy", dy, dx, out_name="dx")
+    else:
+        dx = check_gradient_pair("dy", dy, "saved", saved, dx, out_name="dx")
+        inputs.append(("saved", saved))
+    for name, array in [*inputs, ("dx", dx)]:
         check_rows(name, array)
     kind, columns = dy.dtype.type, dy.shape[-1]
     if bias:
         dbias = np.empty(columns, kind) if dbias is None else dbias
         check_vector("dbias", dbias, "dy", dy, columns, writable=True, axis="values in its last axis")
-        check_overlap([("dx", dx), ("dbias", dbias)], [("dy", dy), ("saved", saved)], {("dx", "dy"), ("dx", "saved")})
+        check_overlap([("dx", dx), ("dbias", dbias)], inputs, {("dx", "dy")})
     else:
         dbias = None
     with np.errstate(all="ignore"):
