@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from fusedstep import nn
 
 STEP = 1e-6

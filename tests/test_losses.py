@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from fusedstep import nn
 
 rng = np.random.default_rng(0)

@@ -8,6 +8,7 @@ from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
+
 from fusedstep import nn, ops
 
 FLOATS = [np.float32, np.float64]

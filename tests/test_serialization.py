@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import safetensors.numpy
+
 from fusedstep import nn
 from fusedstep.nn import serialization
 

@@ -2,13 +2,20 @@
 
 __version__ = "0.1.0"
 
-from . import nn, ops, optim, reference
+from . import callbacks, data, model_selection, nn, ops, optim, reference
 from .backend import available_isas, get_num_threads, info, set_num_threads
+from .history import History
+from .training import fit
 
 __all__ = [
+    "History",
     "available_isas",
+    "callbacks",
+    "data",
+    "fit",
     "get_num_threads",
     "info",
+    "model_selection",
     "nn",
     "ops",
     "optim",

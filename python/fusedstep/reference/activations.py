@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from . import functions
@@ -83,6 +85,6 @@ def bias_activation_backward(dy, saved, *, activation="identity", negative_slope
             case "gelu":
                 gradient = dy * functions.gelu_gradient(saved)
         if bias:
-            dbias[...] = tree_sum(np.ascontiguousarray(gradient.reshape(-1, columns).T))
+            dbias[...] = tree_sum(np.ascontiguousarray(gradient.reshape(math.prod(dy.shape[:-1]), columns).T))
         dx[...] = gradient
     return dx, dbias

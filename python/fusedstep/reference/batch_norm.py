@@ -66,12 +66,13 @@ def check_layout(name: str, x, channel_axis) -> int:
 
 
 def _per_channel(vector, x, axis):
-    return vector.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+    return vector.reshape([x.shape[axis] if a == axis else 1 for a in range(x.ndim)])
 
 
 def _channel_rows(x, axis):
     """(channels, values a channel), the values in logical order."""
-    return np.ascontiguousarray(np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1))
+    rows = np.moveaxis(x, axis, 0)
+    return np.ascontiguousarray(rows.reshape(rows.shape[0], math.prod(rows.shape[1:])))
 
 
 def _normalized(x, axis, mean, var, eps):

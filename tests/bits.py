@@ -1,0 +1,46 @@
+"""Comparing arrays bit for bit, and input that finds differences."""
+
+from __future__ import annotations
+
+import numpy as np
+
+SIZES = (0, 1, 15, 16, 17, 31, 33, 97, 1000, 100003)
+DTYPES = (np.float32, np.float64)
+
+
+def as_bits(array) -> np.ndarray:
+    """The values as unsigned integers, every NaN made the same (payloads may differ, positions may not)."""
+    array = np.array(array)
+    array[np.isnan(array)] = np.nan
+    return array.view(np.uint32 if array.dtype == np.float32 else np.uint64)
+
+
+def assert_same_bits(name, actual, expected) -> None:
+    assert actual.dtype == expected.dtype and actual.shape == expected.shape, name
+    different = np.flatnonzero(as_bits(actual).ravel() != as_bits(expected).ravel())
+    if different.size:
+        i = different[0]
+        raise AssertionError(
+            f"{name}: {different.size} of {actual.size} values differ, first at {i}: "
+            f"{actual.ravel()[i]!r} instead of {expected.ravel()[i]!r}"
+        )
+
+
+def difficult(rng, size: int, dtype, *, positive: bool = False) -> np.ndarray:
+    """Normal values with NaN, infinities, denormals, zeros of both signs and huge values among them."""
+    info = np.finfo(dtype)
+    values = rng.normal(size=size).astype(dtype)
+    specials = [np.nan, np.inf, -np.inf, 0.0, -0.0, info.max, -info.max, info.tiny, info.smallest_subnormal]
+    specials += [-info.smallest_subnormal, info.tiny / 8, info.max / 4, np.sqrt(info.max), 1.0, -1.0]
+    if size:
+        where = rng.integers(0, size, size=max(1, size // 8))
+        values[where] = np.array(specials, dtype)[rng.integers(0, len(specials), size=where.size)]
+    return np.abs(values) if positive else values
+
+
+def at_offset(values: np.ndarray, offset: int) -> np.ndarray:
+    """A copy of a vector that begins `offset` values into a larger buffer."""
+    buffer = np.empty(values.size + offset + 3, values.dtype)
+    view = buffer[offset : offset + values.size]
+    view[...] = values
+    return view

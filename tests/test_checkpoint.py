@@ -1,0 +1,248 @@
+import itertools
+import json
+import os
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+import small_problem as small
+from fusedstep import _files, nn, optim
+from fusedstep._files import atomic_write
+from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping
+from fusedstep.checkpoint import load_checkpoint, save_checkpoint
+from fusedstep.history import History
+from fusedstep.optim import schedules
+from fusedstep.training import fit
+
+OPTIMIZERS = {
+    "SGD": lambda p: optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
+    "Adagrad": lambda p: optim.Adagrad(p, lr=0.05),
+    "RMSprop": lambda p: optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
+    "Adam": lambda p: optim.Adam(p, lr=schedules.cosine(0.02, 30), amsgrad=True),
+    "AdamW": lambda p: optim.AdamW(p, lr=0.02),
+}
+
+
+def train(epochs, make=OPTIMIZERS["Adam"], callbacks=(), **options):
+    X, y = small.data()
+    model = small.model()
+    optimizer = make(model.parameters())
+    options = {"batch_size": 7, "seed": 3} | options
+    history = fit(
+        model,
+        optimizer,
+        small.LOSS,
+        (X[:40], y[:40]),
+        (X[40:], y[40:]),
+        epochs=epochs,
+        callbacks=callbacks,
+        progress=False,
+        **options,
+    )
+    return model, optimizer, history
+
+
+def losses(history):
+    return [(row["train_loss"], row["validation_loss"]) for row in history.rows]
+
+
+class Kill(Exception):
+    pass
+
+
+class KillAt(Callback):
+    """End the run as a crash would."""
+
+    def __init__(self, epoch, batch):
+        self.at = (epoch, batch)
+
+    def before_step(self, run):
+        if (run.epoch, run.batch_index) == self.at:
+            raise Kill
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_resumed_run_ends_with_the_same_bits(name, tmp_path):
+    path = tmp_path / "run.safetensors"
+    make = OPTIMIZERS[name]
+    whole, _, history = train(5, make)
+    with pytest.raises(Kill):
+        train(5, make, [KillAt(4, 3), Checkpoint(path)])
+    resumed, _, resumed_history = train(5, make, [KillAt(9, 0), Checkpoint(path)], resume=path)
+    assert small.state(resumed) == small.state(whole)
+    assert losses(resumed_history) == losses(history)
+    assert resumed.random_offset == whole.random_offset
+
+
+@pytest.mark.parametrize("killed_at", [2, 4, 6])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(2))))
+def test_early_stopping_goes_on_where_it_was(killed_at, order, tmp_path):
+    path = tmp_path / "run.safetensors"
+
+    def callbacks(kill):
+        pair = [EarlyStopping(2), Checkpoint(path)]
+        return [KillAt(kill, 1), *(pair[i] for i in order)]
+
+    def fast(parameters):
+        return optim.Adam(parameters, lr=0.3)
+
+    whole, _, history = train(30, fast, callbacks(99))
+    assert history.stopped_by and len(history.rows) > killed_at, "the test needs an early stop"
+    with pytest.raises(Kill):
+        train(30, fast, callbacks(killed_at))
+    resumed, _, resumed_history = train(30, fast, callbacks(99), resume=path)
+    assert small.state(resumed) == small.state(whole)
+    assert losses(resumed_history) == losses(history)
+    assert resumed_history.restored_epoch == history.restored_epoch
+    # The run had ended, so resuming it again trains no further.
+    again, _, again_history = train(30, fast, callbacks(99), resume=path)
+    assert small.state(again) == small.state(whole) and losses(again_history) == losses(history)
+
+
+def test_more_epochs_after_the_end(tmp_path):
+    path = tmp_path / "run.safetensors"
+    whole, _, _ = train(4)
+    train(2, callbacks=[Checkpoint(path)])
+    longer, _, history = train(4, callbacks=[Checkpoint(path)], resume=path)
+    assert small.state(longer) == small.state(whole) and history.column("epoch") == [1, 2, 3, 4]
+
+
+def test_every(tmp_path):
+    path = tmp_path / "run.safetensors"
+    train(5, callbacks=[Checkpoint(path, every=2)])
+    model = small.model()
+    state = load_checkpoint(path, model, OPTIMIZERS["Adam"](model.parameters()))
+    assert len(state.history.rows) == 4
+
+
+def untrained():
+    model = small.model(seed=9)
+    return model, OPTIMIZERS["Adam"](model.parameters())
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "run.safetensors"
+    train(2, callbacks=[Checkpoint(path)])
+    return path
+
+
+def refused(path, match, model=None, optimizer=None):
+    if model is None:
+        model, optimizer = untrained()
+    before, offset, steps = small.state(model), model.random_offset, repr(optimizer.state_dict())
+    with pytest.raises(ValueError, match=match) as caught:
+        load_checkpoint(path, model, optimizer)
+    assert str(path) in str(caught.value)
+    assert (small.state(model), model.random_offset, repr(optimizer.state_dict())) == (before, offset, steps)
+
+
+def test_truncated_files_are_refused(checkpoint):
+    data = checkpoint.read_bytes()
+    for length in (0, 1, 7, 8, 100, len(data) // 2, len(data) - 1):
+        checkpoint.write_bytes(data[:length])
+        refused(checkpoint, "not a safetensors file, or damaged")
+
+
+def test_changed_values_are_refused(checkpoint):
+    data = bytearray(checkpoint.read_bytes())
+    for position in (-1, -len(data) // 4):
+        changed = bytearray(data)
+        changed[position] ^= 1
+        checkpoint.write_bytes(changed)
+        refused(checkpoint, "damaged checkpoint: the checksum")
+
+
+def test_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    path.write_bytes(b"\x80\x04K\x01.")
+    refused(path, "not a safetensors file")
+    save_file({"a": np.zeros(3)}, path)
+    refused(path, "not a checkpoint of fusedstep")
+    small.model().save(path)
+    refused(path, "not a checkpoint of fusedstep")
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(tmp_path / "missing", *untrained())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.clear(), "version None"),
+        (lambda c: c.update(version=99), "version 99 but this fusedstep reads version 1"),
+        (lambda c: c.pop("optimizer"), "'optimizer' is missing"),
+        (lambda c: c.update(model={"array": "nowhere"}), "KeyError.*nowhere"),
+        (lambda c: c.update(model={"pickle": "nowhere"}), "unknown entry 'pickle'"),
+        (lambda c: c.update(history={}), "rows"),
+        (lambda c: c.update(callbacks=[1]), "damaged checkpoint"),
+        (lambda c: c.update(optimizer=3), "does not fit"),
+        (lambda c: c.update(random_offset="many"), "damaged checkpoint"),
+    ],
+)
+def test_changed_headers_are_refused(checkpoint, change, message):
+    with safe_open(checkpoint, framework="numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        content = json.loads(file.metadata()["fusedstep_checkpoint"])
+    change(content)
+    save_file(tensors, checkpoint, {"fusedstep_checkpoint": json.dumps(content)})
+    refused(checkpoint, message)
+
+
+def test_other_models_are_refused(checkpoint):
+    wider = nn.Sequential(nn.Dense(2, 9), nn.BatchNorm(9), nn.ReLU(), nn.Dropout(0.2), nn.Dense(9, 2))
+    refused(checkpoint, "does not fit.*0.weight", wider, OPTIMIZERS["Adam"](wider.parameters()))
+    model = small.model(seed=9)
+    refused(checkpoint, "does not fit", model, OPTIMIZERS["RMSprop"](model.parameters()))
+
+
+def test_resuming_another_run_is_refused(checkpoint):
+    with pytest.raises(ValueError, match="'batch_size' is 8 but the saved order has 7"):
+        train(3, callbacks=[Checkpoint(checkpoint)], batch_size=8, resume=checkpoint)
+    with pytest.raises(ValueError, match=r"saved with callbacks \['Checkpoint'\] but fit got \[\]"):
+        train(3, resume=checkpoint)
+
+
+def test_what_cannot_be_saved_is_named(tmp_path):
+    class Odd:
+        def state_dict(self):
+            return {"state": {"rate": open}}
+
+    with pytest.raises(TypeError, match="'optimizer/state/rate'"):
+        save_checkpoint(tmp_path / "x", small.model(), Odd(), history=History())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_save_leaves_the_old_file(checkpoint, call, error, monkeypatch):
+    before = checkpoint.read_bytes()
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(error):
+        save_checkpoint(checkpoint, *untrained(), history=History())
+    monkeypatch.undo()
+    assert checkpoint.read_bytes() == before
+    assert list(checkpoint.parent.iterdir()) == [checkpoint]
+
+
+def test_atomic_write(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    atomic_write(path, b"old")
+    atomic_write(str(path), b"new")
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"")
+    assert path.stat().st_mode == plain.stat().st_mode
+    with pytest.raises(FileNotFoundError):
+        atomic_write(tmp_path / "no" / "file", b"")
+    order = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+        monkeypatch.setattr(_files.os, name, lambda *a, f=original, n=name: (order.append(n), f(*a))[1])
+    atomic_write(path, b"newer")
+    assert order[:2] == ["fsync", "replace"]

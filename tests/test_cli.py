@@ -1,0 +1,172 @@
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+import fusedstep
+from fusedstep import cli, nn
+
+QUICK = ["train", "digits", "--epochs", "2", "--hidden", "16", "--folds", "3", "--no-progress"]
+
+
+def run(capsys, *arguments):
+    code = cli.main(arguments)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_version(capsys):
+    assert run(capsys, "--version")[:2] == (0, f"fusedstep {fusedstep.__version__}\n")
+
+
+def test_help(capsys):
+    code, out, _ = run(capsys, "train", "--help")
+    assert code == 0 and "--dropout" in out and "default: 0.2" in out
+
+
+def test_info(capsys):
+    code, out, _ = run(capsys, "info")
+    assert code == 0 and re.search(rf"^version +{re.escape(fusedstep.__version__)}$", out, re.MULTILINE)
+    code, out, _ = run(capsys, "info", "--json")
+    assert code == 0 and json.loads(out)["version"] == fusedstep.__version__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required"),
+        (["bake"], "bake"),
+        (["train"], "DATA"),
+        (["train", "mnist"], "mnist"),
+        (["train", "digits", "--epochs", "0"], "--epochs: must be an integer >= 1 but got '0'"),
+        (["train", "digits", "--epochs", "many"], "--epochs: must be an integer >= 1 but got 'many'"),
+        (["train", "digits", "--batch-size", "1"], "--batch-size: must be an integer >= 2"),
+        (["train", "digits", "--lr", "nan"], "--lr: must be a number in (0, inf)"),
+        (["train", "digits", "--lr", "-1"], "--lr: must be a number in (0, inf)"),
+        (["train", "digits", "--dropout", "1"], "--dropout: must be a number in [0, 1)"),
+        (["train", "digits", "--hidden", "64,"], "--hidden: must be widths such as 128,64 but got '64,'"),
+        (["train", "digits", "--hidden", "0"], "--hidden: must be widths"),
+        (["train", "digits", "--patience", "0"], "--patience: must be"),
+        (["train", "digits", "--folds", "2"], "--folds: must be an integer >= 3"),
+        (["train", "digits", "--seed", "-1"], "--seed: must be an integer >= 0"),
+        (["train", "digits", "--n-jobs", "0"], "--n-jobs: must be"),
+        (["train", "digits", "--threads", "0"], "--threads: must be"),
+        (["train", "digits", "--fast"], "--fast"),
+    ],
+)
+def test_wrong_options_give_one_line_and_exit_code_2(arguments, message, capsys):
+    code, out, err = run(capsys, *arguments)
+    assert code == 2 and out == ""
+    assert err.startswith("fusedstep") and err.count("\n") == 1 and message in err
+
+
+@pytest.fixture
+def digits():
+    return pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
+
+
+def test_train_digits(tmp_path, capsys, digits):
+    folder = tmp_path / "run"
+    code, out, err = run(capsys, *QUICK, "--out", str(folder))
+    assert code == 0 and err == ""
+    assert [line.split()[0] for line in out.splitlines() if line[0] != "-"][1:] == [
+        *("fold", "1", "2", "3", "mean", "std", "written")
+    ]
+    assert out.splitlines()[-1] == f"written to {folder}"
+    names = {"history.json", "curves.png", *(f"model-fold-{i}.safetensors" for i in (1, 2, 3))}
+    assert {path.name for path in folder.iterdir()} == names
+
+    record = json.loads((folder / "history.json").read_text())
+    assert record["config"]["epochs"] == 2 and record["config"]["hidden"] == [16]
+    assert record["environment"]["version"] == fusedstep.__version__
+    assert [len(history["rows"]) for history in record["histories"]] == [2, 2, 2]
+    X, y = digits
+    test = record["test_indices"][0]
+    model = nn.load(folder / "model-fold-1.safetensors")
+    right = (model.predict((X[test] / 16).astype("float32")).argmax(axis=1) == y[test]).mean()
+    assert right == record["rows"][0]["test_accuracy"]
+
+    again = run(capsys, *QUICK, "--out", str(folder))
+    assert again[0] == 2 and again[1] == "" and "is not empty" in again[2] and again[2].count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(fusedstep.info()["backend"] == "reference", reason="takes a while without the compiled module")
+def test_the_defaults_classify_digits(tmp_path, capsys, digits):
+    code, _, _ = run(capsys, "train", "digits", "--no-progress", "--out", str(tmp_path))
+    record = json.loads((tmp_path / "history.json").read_text())
+    assert code == 0 and record["mean"]["test_accuracy"] >= 0.97
+
+
+def test_the_seed_decides_the_table(tmp_path, capsys, digits):
+    def table(name, *arguments):
+        return run(capsys, *QUICK, "--out", str(tmp_path / name), *arguments)[1].splitlines()[:-1]
+
+    before = fusedstep.get_num_threads()
+    try:
+        first = table("a", "--threads", "1")
+        assert table("b", "--threads", "2") == first
+    finally:
+        fusedstep.set_num_threads(before)
+    assert table("c", "--seed", "1") != first
+
+
+def test_without_matplotlib(tmp_path, capsys, monkeypatch, digits):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, out, _ = run(capsys, *QUICK, "--out", str(tmp_path))
+    assert code == 0 and not (tmp_path / "curves.png").exists()
+    assert "no curves.png: matplotlib is missing: pip install 'fusedstep[plot]'\n" in out
+
+
+def test_without_scikit_learn(tmp_path, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    folder = tmp_path / "run"
+    code, out, err = run(capsys, *QUICK, "--out", str(folder))
+    assert (code, out, err) == (2, "", "fusedstep: sklearn is missing: pip install 'fusedstep[sklearn]'\n")
+    assert not folder.exists()
+
+
+def test_the_run_folder_is_a_file(tmp_path, capsys, digits):
+    path = tmp_path / "file"
+    path.write_text("kept")
+    code, out, err = run(capsys, *QUICK, "--out", str(path))
+    assert code == 2 and out == "" and err.count("\n") == 1 and str(path) in err
+    assert path.read_text() == "kept"
+
+
+def test_default_folder(tmp_path, capsys, monkeypatch, digits):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, *QUICK)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert code == 0 and re.fullmatch(r"digits-\d{8}-\d{6}", folder.name)
+    assert out.endswith(f"written to {os.path.join('runs', folder.name)}\n")
+
+
+def test_ctrl_c(tmp_path, capsys, monkeypatch, digits):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.model_selection, "cross_validate", interrupt)
+    folder = tmp_path / "run"
+    code, _, err = run(capsys, *QUICK, "--out", str(folder))
+    assert code == 130 and err == "fusedstep: interrupted\n"
+    assert not folder.exists()
+    run(capsys, *QUICK, "--out", str(tmp_path))
+    assert tmp_path.exists(), "a folder of the user's own stays"
+
+
+def test_as_a_process(tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    code = "import sys; from fusedstep.cli import main; sys.exit(main())"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "train", "digits", "--epochs", "x"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2 and result.stderr.count("\n") == 1

@@ -1,0 +1,205 @@
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import small_problem as small
+from fusedstep import get_num_threads, nn, set_num_threads
+from fusedstep._blas import blas_threads
+from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping
+from fusedstep.model_selection import RotatingKFold, cross_validate
+from fusedstep.training import evaluate
+
+pytest.importorskip("threadpoolctl")
+X, Y = small.data(90)
+
+
+def validate(X=X, y=Y, make_model=small.model, **options):
+    options = {
+        "metrics": ["accuracy"],
+        "random_state": 1,
+        "epochs": 4,
+        "batch_size": 16,
+        "progress": False,
+        "callbacks": [EarlyStopping(2)],
+    } | options
+    return cross_validate(make_model, small.adam, small.LOSS, X, y, **options)
+
+
+def test_rows_models_and_predictions_agree():
+    result = validate()
+    assert [row["fold"] for row in result.rows] == [1, 2, 3, 4, 5]
+    names = [f"{part}_{name}" for part in ("train", "validation", "test") for name in ("loss", "accuracy")]
+    assert list(result.rows[0]) == ["fold", "best_epoch", *names]
+    assert sorted(np.concatenate([test for _, _, test in result.folds])) == list(range(90))
+    for row, model, history, (_, validation, test) in zip(
+        result.rows, result.models, result.histories, result.folds, strict=True
+    ):
+        assert row["best_epoch"] == history.best_epoch == history.restored_epoch
+        assert row["validation_loss"] == min(history.column("validation_loss"))
+        assert row["test_accuracy"] == evaluate(model, small.LOSS, X[test], Y[test], metrics=["accuracy"])["accuracy"]
+        assert row["validation_loss"] == evaluate(model, small.LOSS, X[validation], Y[validation])["loss"]
+        assert (result.predictions[test] == model.predict(X[test])).all()
+    accuracies = [row["test_accuracy"] for row in result.rows]
+    assert result.mean["test_accuracy"] == np.mean(accuracies)
+    assert result.std["test_accuracy"] == np.std(accuracies)
+    assert np.mean(result.predictions.argmax(axis=1) == Y) == pytest.approx(np.mean(accuracies))
+
+
+def test_printing_gives_the_table():
+    lines = str(validate()).splitlines()
+    assert lines[0].split() == ["best", *["train"] * 2, *["validation"] * 2, *["test"] * 2]
+    assert lines[1].split() == ["fold", "epoch", *["loss", "accuracy"] * 3]
+    assert [line.split()[0] for line in lines[3:8]] == list("12345")
+    assert [line.split()[0] for line in lines[9:]] == ["mean", "std"]
+    assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 100
+
+
+def test_the_seed_decides_the_rows():
+    a = validate()
+    assert validate().rows == a.rows
+    assert validate(random_state=np.random.default_rng(0)).rows == validate(random_state=np.random.default_rng(0)).rows
+    assert validate(random_state=2).rows != a.rows
+    assert validate(random_state=None).rows != validate(random_state=None).rows
+
+
+def test_the_threads_of_the_kernels_do_not_change_the_rows():
+    before = get_num_threads()
+    try:
+        rows = []
+        for threads in (1, 2):
+            set_num_threads(threads)
+            rows.append(validate().rows)
+    finally:
+        set_num_threads(before)
+    assert rows[0] == rows[1]
+
+
+def test_processes_do_not_change_the_rows():
+    code = """
+        import json, warnings
+        import test_cross_validation as t
+        serial, parallel = t.validate(), t.validate(n_jobs=2)
+        assert parallel.rows == serial.rows
+        assert (parallel.predictions == serial.predictions).all()
+        (_, _, test), model = parallel.folds[0], parallel.models[0]
+        assert (model.predict(t.X[test]) == parallel.predictions[test]).all()
+        print("same")
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])}
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.stdout.strip() == "same", result.stderr
+
+
+def test_each_model_has_its_own_seed():
+    seeds = []
+
+    def make(seed):
+        seeds.append(seed)
+        return small.model(seed)
+
+    validate(make_model=make)
+    assert len(set(seeds)) == 5
+    assert len(validate(make_model=lambda: small.model(4)).models) == 5
+
+
+def test_own_splitter():
+    cv = RotatingKFold(3, random_state=7)
+    result = validate(cv=cv)
+    assert [test.tolist() for _, _, test in result.folds] == [t.tolist() for _, _, t in cv.split(X, Y)]
+    assert cv.random_state == 7
+    groups = np.arange(90) // 6
+    for parts in validate(cv=RotatingKFold(3), groups=groups).folds:
+        assert not set(groups[parts[0]]) & set(groups[parts[2]])
+
+
+def test_preprocessing_sees_the_training_part_alone():
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    scaler = preprocessing.StandardScaler()
+    result = validate(preprocess=scaler)
+    assert not hasattr(scaler, "mean_")
+    for (train, _, test), fitted, model in zip(result.folds, result.preprocessors, result.models, strict=True):
+        np.testing.assert_allclose(fitted.mean_, X[train].mean(axis=0), rtol=1e-5)
+        outputs = model.predict(fitted.transform(X[test]).astype(np.float32))
+        assert (result.predictions[test] == outputs).all()
+
+
+def test_folds_share_no_state():
+    stopping = EarlyStopping(1)
+    validate(callbacks=[stopping])
+    assert stopping.best_epoch is None
+
+
+def test_callbacks_from_a_function(tmp_path):
+    validate(callbacks=lambda fold: [Checkpoint(tmp_path / f"{fold}.safetensors")])
+    assert sorted(path.stem for path in tmp_path.iterdir()) == list("12345")
+    validate(callbacks=lambda: [EarlyStopping(1)])
+
+
+def test_ctrl_c_is_no_result():
+    class Interrupt(Callback):
+        def before_step(self, run):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        validate(callbacks=[Interrupt()])
+
+
+def test_regression():
+    y = (X @ np.float32([[1], [2]])).astype(np.float32)
+    result = cross_validate(
+        lambda seed: nn.Sequential(nn.Dense(2, 1), seed=seed),
+        lambda model: small.adam(model, lr=0.1),
+        nn.MeanSquaredError(),
+        X,
+        y,
+        random_state=0,
+        epochs=20,
+        batch_size=8,
+        progress=False,
+    )
+    assert result.predictions.shape == (90, 1) and result.mean["test_loss"] < 0.1 * y.var()
+
+
+def test_blas_threads_are_set_and_put_back():
+    info = pytest.importorskip("threadpoolctl").threadpool_info
+
+    def threads():
+        return [pool["num_threads"] for pool in info() if pool["user_api"] == "blas"]
+
+    before = threads()
+    with blas_threads(1):
+        assert set(threads()) <= {1}
+    assert threads() == before
+    with blas_threads(None):
+        assert threads() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"y": Y[:5]}, ValueError, r"'X' and 'y'.*\(90, 2\) and \(5,\)"),
+        ({"cv": 5}, TypeError, "'cv' must be a RotatingKFold but got 5"),
+        ({"seed": 3}, TypeError, "'seed' .* use 'random_state'"),
+        ({"resume": "x"}, TypeError, "'resume'"),
+        ({"callbacks": [Checkpoint("x")]}, ValueError, "all rounds would write the same checkpoint"),
+        ({"metrics": ["f2"]}, ValueError, "must be one of 'accuracy'"),
+        ({"epochs": 0}, ValueError, "'epochs'"),
+        ({"stratify": [1]}, ValueError, "'stratify'"),
+    ],
+)
+def test_wrong_input(options, error, message):
+    with pytest.raises(error, match=message):
+        validate(**options)
+
+
+def test_threadpoolctl_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    with pytest.raises(ImportError, match=r"pip install 'fusedstep\[sklearn\]'"):
+        validate()
+    assert len(validate(blas_threads=None).rows) == 5
