@@ -9,29 +9,29 @@ namespace fusedstep {
 // What a step folds from its hyper-parameters, each rounded once to the arithmetic type.
 template <class T>
 struct StepScalars {
-  T multiplier;      // of the gradient, negative to maximize
-  T weight_decay;    // L2
-  T keep;            // 1 - lr * weight_decay, decoupled; else 1
-  T lr;              // corrected where the method corrects it
-  T decay1, gain1;   // first state: momentum or beta1, and what the gradient is multiplied by
-  T decay2, gain2;   // average of squares: alpha or beta2, and 1 - it
-  T root_scale;      // bias correction of the root
+  T multiplier;     // of the gradient, negative to maximize
+  T weight_decay;   // L2
+  T keep;           // 1 - lr * weight_decay, decoupled; else 1
+  T lr;             // corrected where the method corrects it
+  T decay1, gain1;  // first state: momentum or beta1, and what the gradient is multiplied by
+  T decay2, gain2;  // average of squares: alpha or beta2, and 1 - it
+  T root_scale;     // bias correction of the root
   T eps;
 };
 
 // The rules of math/optimizers.h. To add one: csrc/README.md.
-#define FUSEDSTEP_RULES(X)                                                                                   \
-  X(Sgd)                                                                                                     \
-  X(SgdMomentum)                                                                                             \
-  X(SgdNesterov)                                                                                             \
-  X(Adagrad)                                                                                                 \
-  X(Rmsprop)                                                                                                 \
-  X(RmspropMomentum)                                                                                         \
-  X(RmspropCentered)                                                                                         \
-  X(RmspropMomentumCentered)                                                                                 \
-  X(Adam)                                                                                                    \
-  X(AdamEpsInside)                                                                                           \
-  X(AdamAmsgrad)                                                                                             \
+#define FUSEDSTEP_RULES(X)   \
+  X(Sgd)                     \
+  X(SgdMomentum)             \
+  X(SgdNesterov)             \
+  X(Adagrad)                 \
+  X(Rmsprop)                 \
+  X(RmspropMomentum)         \
+  X(RmspropCentered)         \
+  X(RmspropMomentumCentered) \
+  X(Adam)                    \
+  X(AdamEpsInside)           \
+  X(AdamAmsgrad)             \
   X(AdamAmsgradEpsInside)
 
 #define FUSEDSTEP_ACTIVATIONS(X) X(Identity) X(Relu) X(LeakyRelu) X(Tanh) X(Sigmoid) X(Gelu)
@@ -112,7 +112,8 @@ struct Kernels {
   const char* isa;
   KernelsOf<float> of_float;
   KernelsOf<double> of_double;
-  void (*dropout_keep)(unsigned char* keep, std::int64_t begin, std::int64_t end, DropoutKey key);  // bools; keep: of `begin`
+  void (*dropout_keep)(unsigned char* keep, std::int64_t begin, std::int64_t end,
+                       DropoutKey key);  // bools; keep: of `begin`
   double (*tree_sum)(const double* values, std::int64_t n);
 
   template <class T>

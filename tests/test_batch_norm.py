@@ -97,21 +97,20 @@ def test_running_statistics(module, unbiased):
     rng = np.random.default_rng(0)
     mean, var = np.zeros(2), np.ones(2)
     total_mean, total_var = np.zeros(2), np.ones(2)
-    for t in range(1, 5):
-        x = rng.normal(size=(10, 2))
+    batches = rng.normal(size=(4, 10, 2))
+    for t, x in enumerate(batches, start=1):
         module.batch_norm(x, None, None, mean, var, momentum=0.25, unbiased_running_var=unbiased)
         module.batch_norm(
             x, None, None, total_mean, total_var, momentum=None, num_batches=t, unbiased_running_var=unbiased
         )
-        batches = [x] if t == 1 else [*batches, x]
     expected_mean, expected_var = np.zeros(2), np.ones(2)
     for x in batches:
         expected_mean = 0.75 * expected_mean + 0.25 * x.mean(axis=0)
         expected_var = 0.75 * expected_var + 0.25 * x.var(axis=0, ddof=unbiased)
     np.testing.assert_allclose(mean, expected_mean, rtol=1e-12)
     np.testing.assert_allclose(var, expected_var, rtol=1e-12)
-    np.testing.assert_allclose(total_mean, np.mean([x.mean(axis=0) for x in batches], axis=0), rtol=1e-12)
-    np.testing.assert_allclose(total_var, np.mean([x.var(axis=0, ddof=unbiased) for x in batches], axis=0), rtol=1e-12)
+    np.testing.assert_allclose(total_mean, batches.mean(axis=(0, 1)), rtol=1e-12)
+    np.testing.assert_allclose(total_var, batches.var(axis=1, ddof=unbiased).mean(axis=0), rtol=1e-12)
 
 
 @BOTH

@@ -1,6 +1,9 @@
 #include "arrays.h"
 
+#include <pybind11/numpy.h>
+
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 namespace fusedstep {
@@ -38,7 +41,7 @@ constexpr std::uint64_t kReadOnly = 1;
 constexpr int kDeviceCpu = 1, kDeviceCudaHost = 3;
 enum DLTypeCode { kInt = 0, kUint = 1, kFloat = 2, kBfloat = 4, kComplex = 5, kBool = 6 };
 
-std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
+std::string type_name(py::handle object) { return py::str(py::type::handle_of(object).attr("__name__")); }
 
 std::string dtype_name(DLDataType t) {
   if (t.code == kBool) return "bool";
@@ -77,6 +80,10 @@ Dtype dtype_of(DLDataType t) {
   throw py::type_error(array.label() + " has dtype " + dtype + "; accepted are float32 and float64");
 }
 
+[[noreturn]] void not_aligned(const Array& array) {
+  throw py::value_error(array.label() + " is not aligned in memory; pass numpy.copy(" + array.place() + ")");
+}
+
 // Interned once; never freed, so that the interpreter may end in any order.
 struct Names {
   PyObject *dlpack, *keywords, *version;
@@ -91,8 +98,8 @@ const Names& names() {
 // The capsule, or null with a Python error set.
 PyObject* export_capsule(PyObject* object) {
   PyObject* arguments[] = {object, names().version};
-  PyObject* capsule = PyObject_VectorcallMethod(names().dlpack, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                                names().keywords);
+  PyObject* capsule =
+      PyObject_VectorcallMethod(names().dlpack, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, names().keywords);
   if (capsule != nullptr || !PyErr_ExceptionMatches(PyExc_TypeError)) return capsule;
   PyErr_Clear();  // a producer older than DLPack 1.0
   return PyObject_VectorcallMethod(names().dlpack, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
@@ -109,7 +116,12 @@ py::object capsule_of(py::handle object, const Array& array) {
   if (py::getattr(object, "requires_grad", py::bool_(false)).cast<bool>()) {
     return capsule_of(object.attr("detach")(), array);
   }
-  if (py::hasattr(object, "dtype")) not_accepted(array, py::str(object.attr("dtype")));
+  if (!py::hasattr(object, "dtype")) throw error;
+  const std::string dtype = py::str(object.attr("dtype"));
+  const bool accepted = dtype.find("float32") != std::string::npos || dtype.find("float64") != std::string::npos;
+  if (!accepted) not_accepted(array, dtype);
+  // NumPy exports no strides other than multiples of the item size.
+  if (py::isinstance<py::array>(object) && !object.attr("flags").attr("aligned").cast<bool>()) not_aligned(array);
   throw error;
 }
 
@@ -141,10 +153,9 @@ std::pair<const char*, const char*> byte_span(const Array& array) {
 
 }  // namespace
 
-std::string Array::label() const {
-  const std::string place = index < 0 ? "" : "[" + std::to_string(index) + "]";
-  return "'" + (name + place) + "'";
-}
+std::string Array::place() const { return name + (index < 0 ? "" : "[" + std::to_string(index) + "]"); }
+
+std::string Array::label() const { return "'" + place() + "'"; }
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   std::string text = "(";
@@ -186,6 +197,7 @@ Array import_array(py::handle object, const char* name, Accept accept, std::int6
       stride *= array.shape[axis];
     }
   }
+  if (array.size != 0 && reinterpret_cast<std::uintptr_t>(array.data) % array.itemsize != 0) not_aligned(array);
   return array;
 }
 
@@ -226,8 +238,8 @@ void check_same_layout(const Array& array, const Array& other) {
     if (other.shape[axis] == 1 || array.strides[axis] == other.strides[axis]) continue;
     throw py::value_error(array.label() + " is laid out in memory otherwise than " + other.label() + " (strides " +
                           strides_text(array) + " and " + strides_text(other) +
-                          "); copy it into the same layout: numpy.copyto(numpy.empty_like(" + other.name + "), " +
-                          array.name + ")");
+                          "); copy it into the same layout: numpy.copyto(numpy.empty_like(" + other.place() + "), " +
+                          array.place() + ")");
   }
 }
 
@@ -254,7 +266,22 @@ void check_dense(const Array& array) {
   if (array.size == 0 || is_dense(array)) return;
   throw py::value_error(array.label() + " has gaps in memory (strides " + strides_text(array) +
                         ") and cannot be walked in place; pass a contiguous array: numpy.ascontiguousarray(" +
-                        array.name + ")");
+                        array.place() + ")");
+}
+
+void check_distinct(const Array& array) {
+  if (array.size == 0) return;
+  std::vector<int> axes = memory_order(array);
+  std::sort(axes.begin(), axes.end(),
+            [&](int a, int b) { return std::abs(array.strides[a]) < std::abs(array.strides[b]); });
+  std::int64_t reach = 0;  // of the axes so far, in values
+  for (int axis : axes) {
+    const std::int64_t stride = std::abs(array.strides[axis]);
+    if (stride <= reach) {
+      throw py::value_error(array.label() + " has values that share memory (strides " + strides_text(array) + ")");
+    }
+    reach += stride * (array.shape[axis] - 1);
+  }
 }
 
 bool is_c_contiguous(const Array& array) {
@@ -269,11 +296,12 @@ bool is_c_contiguous(const Array& array) {
 void check_c_contiguous(const Array& array) {
   if (is_c_contiguous(array)) return;
   throw py::value_error(array.label() + " is not C-contiguous (strides " + strides_text(array) +
-                        "); pass numpy.ascontiguousarray(" + array.name + ")");
+                        "); pass numpy.ascontiguousarray(" + array.place() + ")");
 }
 
-void check_vector(const Array& array, const Array& like, std::int64_t size, const char* axis) {
+void check_vector(const Array& array, const Array& like, std::int64_t size, const char* axis, bool writable) {
   check_same_dtype(array, like);
+  if (writable) check_writable(array);
   if (array.ndim() != 1 || array.shape[0] != size) {
     throw py::value_error(array.label() + " has shape " + shape_text(array.shape) + " but " + like.label() + " has " +
                           std::to_string(size) + " " + axis);
@@ -300,7 +328,7 @@ void check_overlap(const std::vector<const Array*>& outputs, const std::vector<c
       spans.push_back({begin, end, array, list == &outputs});
     }
   }
-  std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
+  std::stable_sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
   // Of what began before, the output and the input that reach furthest.
   const Span *last_output = nullptr, *last_input = nullptr;
   for (const Span& span : spans) {

@@ -27,7 +27,8 @@ struct Array {
   std::vector<std::int64_t> shape, strides;
 
   int ndim() const { return static_cast<int>(shape.size()); }
-  std::string label() const;
+  std::string place() const;  // "grads" or "grads[2]"
+  std::string label() const;  // the same in quotes
   template <class T>
   T* as() const {
     return static_cast<T*>(data);
@@ -52,10 +53,11 @@ void check_dense(const Array& array);  // no gap, no overlap, axes in any order
 bool is_c_contiguous(const Array& array);
 void check_c_contiguous(const Array& array);
 // A contiguous vector of `size` values of `like`'s dtype; `axis` says what they belong to.
-void check_vector(const Array& array, const Array& like, std::int64_t size, const char* axis);
+void check_vector(const Array& array, const Array& like, std::int64_t size, const char* axis, bool writable = false);
 // Axes of length other than 1, from the outermost in memory to the innermost.
 std::vector<int> memory_order(const Array& array);
 bool is_dense(const Array& array);
+void check_distinct(const Array& array);  // no two values in the same memory, any strides
 
 // Refuses outputs that share memory with each other or with an input. Null pointers are passed over.
 void check_overlap(const std::vector<const Array*>& outputs, const std::vector<const Array*>& inputs);

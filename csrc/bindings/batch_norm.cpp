@@ -1,4 +1,4 @@
-// Batch norm. Hyper-parameters are checked in Python (reference/batch_norm.py).
+// Batch norm. Hyper-parameters and the channel axis are checked in Python (reference/batch_norm.py).
 #include <algorithm>
 #include <optional>
 
@@ -8,20 +8,6 @@
 
 namespace fusedstep {
 namespace {
-
-// The channel axis, counted from 0.
-int channel_axis(const Array& x, std::int64_t axis) {
-  const std::int64_t ndim = x.ndim();
-  if (ndim < 2) {
-    throw py::value_error(x.label() + " must have at least 2 axes (batch and channels) but has shape " +
-                          shape_text(x.shape));
-  }
-  if (axis < -ndim || axis >= ndim) {
-    throw py::value_error("[BatchNorm] 'channel_axis' must be in [" + std::to_string(-ndim) + ", " +
-                          std::to_string(ndim) + ") but got " + std::to_string(axis));
-  }
-  return static_cast<int>(axis < 0 ? axis + ndim : axis);
-}
 
 // Memory as (outer, channels, inner): C-contiguous or channels-last arrays, the other axes in logical order.
 ChannelShape channel_shape(const Array& x, int axis) {
@@ -40,16 +26,17 @@ ChannelShape channel_shape(const Array& x, int axis) {
   }
   if (x.size != 0 && !(in_order && is_dense(x))) {
     throw py::value_error(x.label() + " is neither C-contiguous nor channels-last in memory (strides " +
-                          strides_text(x) + "); pass numpy.ascontiguousarray(" + x.name + ")");
+                          strides_text(x) + "); pass numpy.ascontiguousarray(" + x.place() + ")");
   }
   return s;
 }
 
-Array optional_vector(py::handle object, const char* name, const Array& x, std::int64_t channels) {
+Array optional_vector(py::handle object, const char* name, const Array& x, std::int64_t channels,
+                      bool writable = false) {
   Array vector;
   if (object.is_none()) return vector;
   vector = import_array(object, name);
-  check_vector(vector, x, channels, "channels");
+  check_vector(vector, x, channels, "channels", writable);
   return vector;
 }
 
@@ -63,19 +50,15 @@ void check_like(const Array& array, const Array& x) {
 bool fuses(const Array& x, const std::optional<cpu::Dropout>& dropout) { return dropout && is_c_contiguous(x); }
 
 void batch_norm(py::handle x_, py::handle weight_, py::handle bias_, py::handle running_mean_, py::handle running_var_,
-                py::handle mean_, py::handle var_, py::handle out_, std::int64_t axis_, py::handle fraction, double eps,
+                py::handle mean_, py::handle var_, py::handle out_, int axis, py::handle fraction, double eps,
                 bool relu, bool unbiased, py::handle dropout_) {
   const bool training = !fraction.is_none();
   const Array x = import_array(x_, "x");
-  const ChannelShape shape = channel_shape(x, channel_axis(x, axis_));
+  const ChannelShape shape = channel_shape(x, axis);
   const Array weight = optional_vector(weight_, "weight", x, shape.channels);
   const Array bias = optional_vector(bias_, "bias", x, shape.channels);
-  const Array running_mean = optional_vector(running_mean_, "running_mean", x, shape.channels);
-  const Array running_var = optional_vector(running_var_, "running_var", x, shape.channels);
-  if (training) {
-    check_writable(running_mean);
-    check_writable(running_var);
-  }
+  const Array running_mean = optional_vector(running_mean_, "running_mean", x, shape.channels, training);
+  const Array running_var = optional_vector(running_var_, "running_var", x, shape.channels, training);
   if (running_mean_.is_none() != running_var_.is_none()) {
     throw py::value_error("[BatchNorm] 'running_mean' and 'running_var' must be given together");
   }
@@ -129,10 +112,10 @@ void batch_norm(py::handle x_, py::handle weight_, py::handle bias_, py::handle 
 }
 
 void batch_norm_backward(py::handle dy_, py::handle x_, py::handle mean_, py::handle var_, py::handle weight_,
-                         py::handle bias_, py::handle dx_, py::handle dweight_, py::handle dbias_, std::int64_t axis_,
+                         py::handle bias_, py::handle dx_, py::handle dweight_, py::handle dbias_, int axis,
                          double eps, bool relu, bool training, py::handle dropout_) {
   const Array x = import_array(x_, "x");
-  const ChannelShape shape = channel_shape(x, channel_axis(x, axis_));
+  const ChannelShape shape = channel_shape(x, axis);
   const Array mean = optional_vector(mean_, "saved.mean", x, shape.channels);
   const Array var = optional_vector(var_, "saved.var", x, shape.channels);
   const Array weight = optional_vector(weight_, "saved.weight", x, shape.channels);
@@ -144,10 +127,8 @@ void batch_norm_backward(py::handle dy_, py::handle x_, py::handle mean_, py::ha
   check_writable(dx);
   check_same_shape(dx, x);
   check_same_layout(dx, x);
-  const Array dweight = optional_vector(dweight_, "dweight", x, shape.channels);
-  const Array dbias = optional_vector(dbias_, "dbias", x, shape.channels);
-  check_writable(dweight);
-  check_writable(dbias);
+  const Array dweight = optional_vector(dweight_, "dweight", x, shape.channels, true);
+  const Array dbias = optional_vector(dbias_, "dbias", x, shape.channels, true);
   check_overlap({&dx, &dweight, &dbias}, {same_memory(dx, dy) ? nullptr : &dy, &x, &mean, &var, &weight, &bias});
   const std::optional<cpu::Dropout> dropout = optional_dropout(dropout_);
   by_dtype(x, [&](auto zero) {
@@ -176,8 +157,6 @@ void batch_norm_backward(py::handle dy_, py::handle x_, py::handle mean_, py::ha
 }  // namespace
 
 void bind_batch_norm(py::module_& m) {
-  m.def("check_channel_axis",
-        [](py::handle x, std::int64_t axis) { return channel_axis(import_array(x, "x"), axis); });
   m.def("batch_norm", &batch_norm);
   m.def("batch_norm_backward", &batch_norm_backward);
 }

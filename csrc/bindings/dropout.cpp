@@ -11,16 +11,13 @@ void check_out(const Array& out, const Array& x) {
   check_same_dtype(out, x);
   check_writable(out);
   check_same_shape(out, x);
-  for (int axis = 0; axis < out.ndim(); ++axis) {
-    if (out.size != 0 && out.shape[axis] > 1 && out.strides[axis] == 0) {
-      throw py::value_error(out.label() + " has values that share memory (strides " + strides_text(out) + ")");
-    }
-  }
   check_overlap({&out}, {same_memory(out, x) ? nullptr : &x});
 }
 
-void apply(const Array& x, const Array& out, const cpu::Dropout& dropout, bool relu) {
+void apply(py::handle x_, const char* name, py::handle out_, const cpu::Dropout& dropout, bool relu) {
+  const Array x = import_array(x_, name), out = import_array(out_, "out");
   check_out(out, x);
+  check_distinct(out);
   if (out.size == 0) return;
   by_dtype(x, [&](auto zero) {
     using T = decltype(zero);
@@ -54,10 +51,10 @@ void dropout_relu_backward(py::handle dy_, py::handle y_, py::handle out_, doubl
 
 void bind_dropout(py::module_& m) {
   m.def("dropout", [](py::handle x, py::handle out, double p, std::uint64_t seed, std::uint64_t offset, bool relu) {
-    apply(import_array(x, "x"), import_array(out, "out"), {p, seed, offset}, relu);
+    apply(x, "x", out, {p, seed, offset}, relu);
   });
   m.def("dropout_backward", [](py::handle dy, py::handle out, double p, std::uint64_t seed, std::uint64_t offset) {
-    apply(import_array(dy, "dy"), import_array(out, "out"), {p, seed, offset}, false);
+    apply(dy, "dy", out, {p, seed, offset}, false);
   });
   m.def("dropout_relu_backward", &dropout_relu_backward);
   m.def("dropout_mask",

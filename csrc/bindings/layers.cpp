@@ -68,8 +68,7 @@ void bias_activation_backward(py::handle dy_, py::handle saved_, py::handle dx_,
   Array dbias;
   if (!dbias_.is_none()) {
     dbias = import_array(dbias_, "dbias");
-    check_vector(dbias, dy, columns, "values in its last axis");
-    check_writable(dbias);
+    check_vector(dbias, dy, columns, "values in its last axis", true);
   }
   check_overlap({&dx, &dbias}, {reads_saved ? &saved : nullptr});
   check_overlap({&dbias}, {&dy});
@@ -83,13 +82,12 @@ void bias_activation_backward(py::handle dy_, py::handle saved_, py::handle dx_,
 
 void check_batch(const Array& x) {
   if (x.size == 0) {
-    throw py::value_error(x.label() + " is empty (shape " + shape_text(x.shape) + "): there is no mean over no element");
+    throw py::value_error(x.label() + " is empty (shape " + shape_text(x.shape) +
+                          "): there is no mean over no element");
   }
 }
 
-Array imported_weights(py::handle weights) {
-  return weights.is_none() ? Array{} : import_array(weights, "weights");
-}
+Array imported_weights(py::handle weights) { return weights.is_none() ? Array{} : import_array(weights, "weights"); }
 
 double softmax_cross_entropy(py::handle logits_, py::handle labels_, py::handle weights_, double total,
                              py::handle out_) {
@@ -148,10 +146,9 @@ void bind_layers(py::module_& m) {
   m.def("bias_activation", &bias_activation);
   m.def("bias_activation_backward", &bias_activation_backward);
   m.def("softmax_cross_entropy", &softmax_cross_entropy);
-  m.def("sigmoid_cross_entropy",
-        [](py::handle x, py::handle target, py::handle weights, double total, py::handle out) {
-          return pairwise_loss(cpu::Pairwise::kSigmoidCrossEntropy, "logits", x, target, weights, total, out);
-        });
+  m.def("sigmoid_cross_entropy", [](py::handle x, py::handle target, py::handle weights, double total, py::handle out) {
+    return pairwise_loss(cpu::Pairwise::kSigmoidCrossEntropy, "logits", x, target, weights, total, out);
+  });
   m.def("mean_squared_error", [](py::handle x, py::handle target, py::handle weights, double total, py::handle out) {
     return pairwise_loss(cpu::Pairwise::kMeanSquaredError, "output", x, target, weights, total, out);
   });

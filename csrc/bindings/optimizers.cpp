@@ -30,13 +30,19 @@ struct Column {
 class StepInput {
  public:
   StepInput(py::handle params, py::handle grads, std::initializer_list<Column> states, py::handle ema) {
-    columns_.push_back(import_arrays(params, "params"));
-    columns_.push_back(import_arrays(grads, "grads"));
+    std::vector<Column> given{{"params", params}, {"grads", grads}};
     for (const Column& state : states) {
-      if (!state.arrays.is_none()) columns_.push_back(import_arrays(state.arrays, state.name));
+      if (!state.arrays.is_none()) given.push_back(state);
     }
-    states_ = columns_.size() - 2;
-    if (!ema.is_none()) columns_.push_back(import_arrays(ema, "ema_params"));
+    states_ = given.size() - 2;
+    if (!ema.is_none()) given.push_back({"ema_params", ema});
+    const std::size_t count = length(params);
+    for (const Column& column : given) {
+      if (length(column.arrays) == count) continue;
+      throw py::value_error("'params' has " + std::to_string(count) + " arrays but '" + column.name + "' has " +
+                            std::to_string(length(column.arrays)));
+    }
+    for (const Column& column : given) columns_.push_back(import_arrays(column.arrays, column.name));
     check();
   }
 
@@ -56,28 +62,26 @@ class StepInput {
   }
 
  private:
+  static std::size_t length(py::handle arrays) {
+    return PyList_Check(arrays.ptr()) || PyTuple_Check(arrays.ptr()) ? py::len(arrays) : 1;
+  }
+
   void check() const {
-    for (const auto& column : columns_) {
-      if (column.size() == count()) continue;
-      throw py::value_error("'params' has " + std::to_string(count()) + " arrays but '" +
-                            (column.empty() ? "another argument" : column[0].name) + "' has " +
-                            std::to_string(column.size()));
-    }
     std::vector<const Array*> outputs, inputs;
     outputs.reserve(count() * columns_.size());
     inputs.reserve(count());
     for (std::size_t i = 0; i < count(); ++i) {
       const Array& p = columns_[0][i];
-      check_same_dtype(p, first());
-      check_dense(p);
       for (std::size_t c = 0; c < columns_.size(); ++c) {
         const Array& array = columns_[c][i];
-        if (c != 0) {
-          check_same_dtype(array, first());
+        check_same_dtype(array, first());
+        if (c != 1) check_writable(array);
+        if (c == 0) {
+          check_dense(array);
+        } else {
           check_same_shape(array, p);
           check_same_layout(array, p);
         }
-        if (c != 1) check_writable(array);
         (c == 1 ? inputs : outputs).push_back(&array);
       }
     }
@@ -120,9 +124,8 @@ void adagrad_step(py::handle params, py::handle grads, py::handle sums, py::hand
 void rmsprop_step(py::handle params, py::handle grads, py::handle squares, py::handle momentum_buffers,
                   py::handle grad_avgs, py::handle ema, const py::tuple& t, double alpha, double eps, double momentum) {
   const Common common(t);
-  const StepInput input(params, grads,
-                        {{"square_avgs", squares}, {"momentum_buffers", momentum_buffers}, {"grad_avgs", grad_avgs}},
-                        ema);
+  const StepInput input(
+      params, grads, {{"square_avgs", squares}, {"momentum_buffers", momentum_buffers}, {"grad_avgs", grad_avgs}}, ema);
   const Rule rules[2][2] = {{kRmsprop, kRmspropCentered}, {kRmspropMomentum, kRmspropMomentumCentered}};
   run(input, rules[!momentum_buffers.is_none()][!grad_avgs.is_none()], common,
       [&](auto zero) { return rmsprop_scalars<decltype(zero)>(common.options, alpha, eps, momentum); });
@@ -154,6 +157,9 @@ double global_norm(py::handle grads, py::handle out) {
       throw py::value_error("'out' must be 0-dimensional but has shape " + shape_text(target.shape));
     }
   }
+  std::vector<const Array*> inputs;
+  for (const Array& array : arrays) inputs.push_back(&array);
+  if (!out.is_none()) check_overlap({&target}, inputs);
   double norm = 0;
   if (!arrays.empty()) {
     norm = by_dtype(arrays[0], [&](auto zero) {

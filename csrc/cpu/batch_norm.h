@@ -30,9 +30,8 @@ FUSEDSTEP_HD void for_leaf_runs(ChannelShape s, std::int64_t c, std::int64_t wid
   if (s.inner == 1) {
     for (std::int64_t row = begin; row < end; ++row) fill(row * s.channels + c, width, 1, (row - begin) * width);
   } else {
-    for_channel_runs(s, c, begin, end, [&](std::int64_t at, std::int64_t run, std::int64_t before) {
-      fill(at, run, 0, before);
-    });
+    for_channel_runs(s, c, begin, end,
+                     [&](std::int64_t at, std::int64_t run, std::int64_t before) { fill(at, run, 0, before); });
   }
 }
 
@@ -78,7 +77,7 @@ void moment_leaf(const T* x, ChannelShape s, std::int64_t leaf, std::int64_t c0,
     const std::int64_t width = leaf_width(s, c, c1);
     for_leaf_runs(s, c, width, range.begin, range.end,
                   [&](std::int64_t at, std::int64_t count, std::int64_t step, std::int64_t offset) {
-                    const T *__restrict source = x + at, *__restrict first = x + c * s.inner;
+                    const T* __restrict source = x + at, * __restrict first = x + c * s.inner;
                     T* __restrict target = buffer + offset;
                     if (step == 1) {
 #pragma omp simd
@@ -112,10 +111,10 @@ void gradient_leaf(const T* dy, const T* x, ChannelShape s, std::int64_t leaf, s
     const std::int64_t width = leaf_width(s, c, c1);
     for_leaf_runs(s, c, width, range.begin, range.end,
                   [&](std::int64_t at, std::int64_t count, std::int64_t step, std::int64_t offset) {
-                    const T *__restrict d = dy + at, *__restrict source = x + at;
-                    const T *__restrict mean = v.mean + c, *__restrict invstd = v.invstd + c;
-                    const T *__restrict weight = v.weight + c, *__restrict bias = v.bias + c;
-                    T *__restrict t_out = ts + offset, *__restrict product_out = products + offset;
+                    const T* __restrict d = dy + at, * __restrict source = x + at;
+                    const T* __restrict mean = v.mean + c, * __restrict invstd = v.invstd + c;
+                    const T* __restrict weight = v.weight + c, * __restrict bias = v.bias + c;
+                    T* __restrict t_out = ts + offset, * __restrict product_out = products + offset;
                     if (step == 1) {
 #pragma omp simd
                       for (std::int64_t i = 0; i < count; ++i) {

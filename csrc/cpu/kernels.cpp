@@ -19,7 +19,7 @@ namespace {
 template <class T>
 constexpr KernelsOf<T> kernels_of() {
   KernelsOf<T> k{};
-#define FUSEDSTEP_FILL(rule)                \
+#define FUSEDSTEP_FILL(rule)                        \
   k.step[k##rule][0] = &step_range<rule, false, T>; \
   k.step[k##rule][1] = &step_range<rule, true, T>;
   FUSEDSTEP_RULES(FUSEDSTEP_FILL)
@@ -38,8 +38,8 @@ constexpr KernelsOf<T> kernels_of() {
   k.dropout_strided[0] = &dropout_strided<false, T>;
   k.dropout_strided[1] = &dropout_strided<true, T>;
   k.dropout_relu_backward = &dropout_relu_backward<T>;
-#define FUSEDSTEP_FILL(activation)                                          \
-  k.bias_activation[k##activation] = &bias_activation_range<activation, T>; \
+#define FUSEDSTEP_FILL(activation)                                                  \
+  k.bias_activation[k##activation] = &bias_activation_range<activation, T>;         \
   k.activation_backward[k##activation] = &activation_backward_range<activation, T>; \
   k.activation_backward_leaf[k##activation] = &activation_backward_leaf<activation, T>;
   FUSEDSTEP_ACTIVATIONS(FUSEDSTEP_FILL)

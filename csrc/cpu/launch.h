@@ -40,14 +40,14 @@ struct Dropout {
 template <class T>
 struct BatchNorm {
   ChannelShape shape;
-  const T *weight, *bias;            // or null
-  T *running_mean, *running_var;     // or null in training
-  T *mean, *var;                     // of the batch; copies of the running ones in evaluation
+  const T *weight, *bias;         // or null
+  T *running_mean, *running_var;  // or null in training
+  T *mean, *var;                  // of the batch; copies of the running ones in evaluation
   double eps;
   bool relu, training;
-  double fraction;                   // weight of the batch in the running statistics
+  double fraction;  // weight of the batch in the running statistics
   bool unbiased;
-  const Dropout* dropout;            // or null; indices are memory indices
+  const Dropout* dropout;  // or null; indices are memory indices
 };
 
 template <class T>

@@ -59,8 +59,7 @@ void batch_moments(const BatchNorm<T>& call, const T* x) {
   std::vector<T> means(static_cast<std::size_t>(leaves * s.channels)), squares(means.size());
   T *m = means.data(), *q = squares.data();
   reduce<T>(
-      s, 1,
-      [&](std::int64_t leaf, std::int64_t c0, std::int64_t c1) { k.moment_leaf(x, s, leaf, c0, c1, m, q); },
+      s, 1, [&](std::int64_t leaf, std::int64_t c0, std::int64_t c1) { k.moment_leaf(x, s, leaf, c0, c1, m, q); },
       [&](std::int64_t c0, std::int64_t c1) {
         for_merges(leaves, [&](std::int64_t left, std::int64_t right, std::int64_t span) {
           const std::int64_t right_count = std::min(span * kLeaf, count - right * kLeaf);
@@ -97,9 +96,8 @@ void batch_norm(const BatchNorm<T>& call, const T* x, T* y) {
   const auto normalize = k.normalize[call.relu];
   const std::int64_t bytes = 2 * s.size() * static_cast<std::int64_t>(sizeof(T));
   if (call.dropout == nullptr) {
-    parallel_ranges(s.size(), kPiece, bytes, [&](std::int64_t begin, std::int64_t end) {
-      normalize(x, y, s, begin, end, vectors.scalars);
-    });
+    parallel_ranges(s.size(), kPiece, bytes,
+                    [&](std::int64_t begin, std::int64_t end) { normalize(x, y, s, begin, end, vectors.scalars); });
     return;
   }
   const std::uint32_t threshold = dropout_threshold(call.dropout->p);
@@ -151,7 +149,7 @@ void batch_norm_backward(const BatchNorm<T>& call, const T* dy, const T* x, T* d
   });
 }
 
-#define FUSEDSTEP_INSTANTIATE(T)                                   \
+#define FUSEDSTEP_INSTANTIATE(T)                                  \
   template void batch_norm<T>(const BatchNorm<T>&, const T*, T*); \
   template void batch_norm_backward<T>(const BatchNorm<T>&, const T*, const T*, T*, T*, T*);
 FUSEDSTEP_INSTANTIATE(float)

@@ -26,7 +26,9 @@ std::int64_t bytes_of(std::int64_t arrays, std::int64_t n) {
 }
 
 // Rows a task, so that a task has about kPiece values.
-std::int64_t rows_per_task(std::int64_t columns) { return std::max<std::int64_t>(1, kPiece / std::max<std::int64_t>(1, columns)); }
+std::int64_t rows_per_task(std::int64_t columns) {
+  return std::max<std::int64_t>(1, kPiece / std::max<std::int64_t>(1, columns));
+}
 
 }  // namespace
 
@@ -50,18 +52,19 @@ void dropout_strided(const T* x, const std::int64_t* x_strides, T* y, const std:
   std::int64_t rows = 1;
   for (int axis = 0; axis < last; ++axis) rows *= shape[axis];
   if (columns == 0) return;
-  parallel_ranges(rows, rows_per_task(columns), bytes_of<T>(2, rows * columns), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      std::int64_t x_at = 0, y_at = 0, rest = row;
-      for (int axis = last - 1; axis >= 0; --axis) {
-        x_at += rest % shape[axis] * x_strides[axis];
-        y_at += rest % shape[axis] * y_strides[axis];
-        rest /= shape[axis];
-      }
-      row_kernel(x + x_at, ndim ? x_strides[last] : 1, y + y_at, ndim ? y_strides[last] : 1, row * columns, columns, key,
-                 scale);
-    }
-  });
+  parallel_ranges(rows, rows_per_task(columns), bytes_of<T>(2, rows * columns),
+                  [&](std::int64_t begin, std::int64_t end) {
+                    for (std::int64_t row = begin; row < end; ++row) {
+                      std::int64_t x_at = 0, y_at = 0, rest = row;
+                      for (int axis = last - 1; axis >= 0; --axis) {
+                        x_at += rest % shape[axis] * x_strides[axis];
+                        y_at += rest % shape[axis] * y_strides[axis];
+                        rest /= shape[axis];
+                      }
+                      row_kernel(x + x_at, ndim ? x_strides[last] : 1, y + y_at, ndim ? y_strides[last] : 1,
+                                 row * columns, columns, key, scale);
+                    }
+                  });
 }
 
 template <class T>
@@ -169,18 +172,17 @@ double pairwise_loss(Pairwise loss, const T* x, const T* target, const double* w
                       });
 }
 
-#define FUSEDSTEP_INSTANTIATE(T)                                                                                   \
-  template void dropout<T>(const T*, T*, std::int64_t, const Dropout&, bool);                                      \
-  template void dropout_strided<T>(const T*, const std::int64_t*, T*, const std::int64_t*, const std::int64_t*,    \
-                                   int, const Dropout&, bool);                                                     \
-  template void dropout_relu_backward<T>(const T*, const T*, T*, std::int64_t, double);                            \
-  template void bias_activation<T>(Activation, const T*, const T*, T*, std::int64_t, std::int64_t, double);        \
-  template void bias_activation_backward<T>(Activation, const T*, const T*, T*, T*, std::int64_t, std::int64_t,    \
-                                            double);                                                               \
-  template double softmax_cross_entropy<T>(const T*, const std::int64_t*, const double*, double, T*, std::int64_t, \
-                                           std::int64_t);                                                          \
-  template double pairwise_loss<T>(Pairwise, const T*, const T*, const double*, double, T*, std::int64_t,          \
-                                   std::int64_t);
+#define FUSEDSTEP_INSTANTIATE(T)                                                                                     \
+  template void dropout<T>(const T*, T*, std::int64_t, const Dropout&, bool);                                        \
+  template void dropout_strided<T>(const T*, const std::int64_t*, T*, const std::int64_t*, const std::int64_t*, int, \
+                                   const Dropout&, bool);                                                            \
+  template void dropout_relu_backward<T>(const T*, const T*, T*, std::int64_t, double);                              \
+  template void bias_activation<T>(Activation, const T*, const T*, T*, std::int64_t, std::int64_t, double);          \
+  template void bias_activation_backward<T>(Activation, const T*, const T*, T*, T*, std::int64_t, std::int64_t,      \
+                                            double);                                                                 \
+  template double softmax_cross_entropy<T>(const T*, const std::int64_t*, const double*, double, T*, std::int64_t,   \
+                                           std::int64_t);                                                            \
+  template double pairwise_loss<T>(Pairwise, const T*, const T*, const double*, double, T*, std::int64_t, std::int64_t);
 FUSEDSTEP_INSTANTIATE(float)
 FUSEDSTEP_INSTANTIATE(double)
 

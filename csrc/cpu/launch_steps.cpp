@@ -84,7 +84,7 @@ double global_norm(const std::vector<Span<T>>& arrays) {
   return std::sqrt(total);
 }
 
-#define FUSEDSTEP_INSTANTIATE(T)                                                                        \
+#define FUSEDSTEP_INSTANTIATE(T)                                                                       \
   template void step<T>(Rule, bool, const std::vector<StepArrays<T>>&, const StepScalars<T>&, double); \
   template double global_norm<T>(const std::vector<Span<T>>&);
 FUSEDSTEP_INSTANTIATE(float)

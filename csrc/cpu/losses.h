@@ -34,8 +34,8 @@ void softmax_cross_entropy_rows(const T* logits, const std::int64_t* labels, T* 
 
 // A loss of each value against its target; gradient == x is allowed.
 template <class Loss, class T>
-void pairwise_loss_rows(const T* x, const T* target, T* gradient, double* values, std::int64_t begin,
-                        std::int64_t end, std::int64_t columns, const T* scales, bool scale_each) {
+void pairwise_loss_rows(const T* x, const T* target, T* gradient, double* values, std::int64_t begin, std::int64_t end,
+                        std::int64_t columns, const T* scales, bool scale_each) {
   alignas(64) double losses[kLeaf];
   for (std::int64_t row = begin; row < end; ++row) {
     const T scale = scales[scale_each ? row : 0];

@@ -13,9 +13,9 @@ namespace fusedstep {
 namespace {
 
 constexpr double kLog2E = 1.4426950408889634;
-constexpr double kLn2High = 0.6931471803691238;        // 33 bits of ln 2: n * kLn2High is exact for |n| < 2**20
-constexpr double kLn2Low = 1.9082149292705877e-10;     // the rest
-constexpr double kRound = 6755399441055744.0;          // 1.5 * 2**52: adding it rounds to an integer
+constexpr double kLn2High = 0.6931471803691238;     // 33 bits of ln 2: n * kLn2High is exact for |n| < 2**20
+constexpr double kLn2Low = 1.9082149292705877e-10;  // the rest
+constexpr double kRound = 6755399441055744.0;       // 1.5 * 2**52: adding it rounds to an integer
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 FUSEDSTEP_HD std::uint64_t to_bits(double x) {
@@ -44,9 +44,9 @@ FUSEDSTEP_HD double horner(double x, const double (&coefficients)[N]) {
 FUSEDSTEP_HD double power_of_two(double n) { return from_bits(to_bits(n + 1023.0 + kRound) << 52); }
 
 FUSEDSTEP_HD double exp_(double x) {
-  constexpr double taylor[] = {1 / 2.0,      1 / 6.0,       1 / 24.0,       1 / 120.0,       1 / 720.0,
-                               1 / 5040.0,   1 / 40320.0,   1 / 362880.0,   1 / 3628800.0,   1 / 39916800.0,
-                               1 / 479001600.0, 1 / 6227020800.0};
+  constexpr double taylor[] = {1 / 2.0,       1 / 6.0,        1 / 24.0,        1 / 120.0,
+                               1 / 720.0,     1 / 5040.0,     1 / 40320.0,     1 / 362880.0,
+                               1 / 3628800.0, 1 / 39916800.0, 1 / 479001600.0, 1 / 6227020800.0};
   const double low = x < -746.0 ? -746.0 : x;
   const double clamped = x > 710.0 ? 710.0 : low;
   const double n = (clamped * kLog2E + kRound) - kRound;
@@ -89,10 +89,19 @@ FUSEDSTEP_HD double log1p_(double x) {
 }
 
 FUSEDSTEP_HD double tanh_(double x) {
-  constexpr double small_terms[] = {
-      1.0, -0.3333333333333333, 0.13333333333333003, -0.05396825396801301, 0.021869488527004526,
-      -0.008863235322687681, 0.0035921250169695033, -0.0014558047961475027, 0.0005898278970977121,
-      -0.00023819725675641452, 9.393182361286203e-05, -3.292280539245796e-05, 7.425664457521806e-06};
+  constexpr double small_terms[] = {1.0,
+                                    -0.3333333333333333,
+                                    0.13333333333333003,
+                                    -0.05396825396801301,
+                                    0.021869488527004526,
+                                    -0.008863235322687681,
+                                    0.0035921250169695033,
+                                    -0.0014558047961475027,
+                                    0.0005898278970977121,
+                                    -0.00023819725675641452,
+                                    9.393182361286203e-05,
+                                    -3.292280539245796e-05,
+                                    7.425664457521806e-06};
   const double magnitude = std::fabs(x);
   const double small = magnitude * horner(magnitude * magnitude, small_terms);
   const double q = exp_(-2.0 * magnitude);
@@ -108,15 +117,16 @@ FUSEDSTEP_HD double sigmoid_(double x) {
 }
 
 FUSEDSTEP_HD double erf_(double x) {
-  constexpr double small_terms[] = {
-      1.1283791670955126, -0.3761263890318375, 0.11283791670954879, -0.026866170645076792, 0.0052239776248180145,
-      -0.000854832698083379, 0.0001205533111164271, -1.4925595266831182e-05, 1.6461000484121368e-06,
-      -1.6350312701054695e-07, 1.4659775274047436e-08, -1.1372848856791674e-09, 5.957176147748911e-11};
+  constexpr double small_terms[] = {1.1283791670955126,      -0.3761263890318375,     0.11283791670954879,
+                                    -0.026866170645076792,   0.0052239776248180145,   -0.000854832698083379,
+                                    0.0001205533111164271,   -1.4925595266831182e-05, 1.6461000484121368e-06,
+                                    -1.6350312701054695e-07, 1.4659775274047436e-08,  -1.1372848856791674e-09,
+                                    5.957176147748911e-11};
   constexpr double tail_terms[] = {
-      0.17900115118138996, -0.3262335600430372, 0.24560380171233487, -0.15011593650077898, 0.07166583719747308,
-      -0.024392499318915004, 0.004269136356961225, 0.0007077464666941425, -0.0005970624964924544,
-      4.525434558991009e-05, 6.406279226046039e-05, -1.2845780030775907e-05, -8.00978093907608e-06,
-      2.0135111426447427e-06, 1.2755818949624478e-06, 3.381355142042904e-09};
+      0.17900115118138996,    -0.3262335600430372,    0.24560380171233487,    -0.15011593650077898,
+      0.07166583719747308,    -0.024392499318915004,  0.004269136356961225,   0.0007077464666941425,
+      -0.0005970624964924544, 4.525434558991009e-05,  6.406279226046039e-05,  -1.2845780030775907e-05,
+      -8.00978093907608e-06,  2.0135111426447427e-06, 1.2755818949624478e-06, 3.381355142042904e-09};
   const double magnitude = std::fabs(x);
   const double small = magnitude * horner(magnitude * magnitude, small_terms);
   const double far = magnitude > 6.0 ? 6.0 : magnitude;

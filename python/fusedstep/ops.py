@@ -21,9 +21,10 @@ import numpy as np
 from . import reference
 from .backend import namespace, native
 from .reference import activations as _activations
+from .reference import dropout as _dropout
 from .reference import losses as _losses
 from .reference import scalars as _scalars
-from .reference.batch_norm import BatchNormSaved, check_batch_norm
+from .reference.batch_norm import BatchNormSaved, check_batch_norm, check_channel_axis, check_saved
 
 __all__ = [*reference.__all__]
 
@@ -35,7 +36,8 @@ def _advance_versions(*columns) -> None:
         return
     for arrays in columns:
         for array in arrays if isinstance(arrays, list | tuple) else (arrays,):
-            if isinstance(array, torch.Tensor):
+            # NumPy's own are told first: torch's instance check costs more than a small kernel.
+            if type(array) is not np.ndarray and isinstance(array, torch.Tensor):
                 torch.autograd.graph.increment_version(array)
 
 
@@ -516,8 +518,9 @@ def batch_norm(
             out=out,
         )
     fraction = check_batch_norm(training, momentum, eps, num_batches, dropout)
+    dropout = None if dropout is None else tuple(dropout)
     _require_array("x", x)
-    axis = cpu.check_channel_axis(x, channel_axis)
+    axis = check_channel_axis("x", x, channel_axis)
     channels = x.shape[axis]
     mean, var = _empty(channels, x), _empty(channels, x)
     if out is None:
@@ -581,8 +584,10 @@ def batch_norm_backward(dy, x, saved, *, dx=None, dweight=None, dbias=None):
     cpu = native()
     if cpu is None:
         return reference.batch_norm_backward(dy, x, saved, dx=dx, dweight=dweight, dbias=dbias)
+    check_saved(saved)
     _require_array("x", x)
-    channels = x.shape[cpu.check_channel_axis(x, saved.channel_axis)]
+    axis = check_channel_axis("x", x, saved.channel_axis)
+    channels = x.shape[axis]
     if dx is None:
         dx = _empty_like(x)
     dweight = _empty(channels, x) if dweight is None else dweight
@@ -597,7 +602,7 @@ def batch_norm_backward(dy, x, saved, *, dx=None, dweight=None, dbias=None):
         dx,
         dweight,
         dbias,
-        saved.channel_axis,
+        axis,
         saved.eps,
         saved.relu,
         saved.training,
@@ -701,7 +706,7 @@ def dropout_mask(shape, p, *, seed, offset=0, packed=False):
     if cpu is None:
         return reference.dropout_mask(shape, p, seed=seed, offset=offset, packed=packed)
     _scalars.check_dropout(p, seed, offset)
-    shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    shape = _dropout.check_mask_shape(shape)
     size = math.prod(shape)
     mask = np.empty(-(-size // 8), np.uint8) if packed else np.empty(shape, np.bool_)
     cpu.dropout_mask(mask, size, p, seed, offset, packed)

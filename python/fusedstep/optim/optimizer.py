@@ -201,6 +201,10 @@ class Optimizer:
                         views[p.name][state] = view
         return views
 
+    def state_arrays(self, name: str) -> dict[str, np.ndarray]:
+        """The states of the parameter `name`, by torch.optim's names, as views."""
+        return self._state_views()[name]
+
     def averages(self) -> dict[str, np.ndarray]:
         """The averaged weights by parameter name, as views; RuntimeError without `ema_decay`."""
         if self.ema_decay is None:

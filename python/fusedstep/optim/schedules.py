@@ -74,7 +74,7 @@ def exponential(lr: float, factor: float) -> Schedule:
 
 
 def cosine(lr: float, steps: int, final_lr: float = 0.0) -> Schedule:
-    """Half a cosine from lr at step 0 to `final_lr` at step `steps`, which stays (Loshchilov & Hutter 2017, equation 5).
+    """Half a cosine from lr at step 0 to `final_lr` at step `steps` and beyond (Loshchilov & Hutter 2017, eq. 5).
 
     >>> cosine(1.0, steps=10)(5)
     0.5

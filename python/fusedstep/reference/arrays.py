@@ -15,6 +15,8 @@ def check_array(name: str, array, *, dtype=None, writable: bool = False) -> np.n
         raise TypeError(f"'{name}' has dtype {array.dtype}; accepted are float32 and float64")
     if dtype is not None and array.dtype != dtype[1]:
         raise TypeError(f"'{name}' has dtype {array.dtype} but '{dtype[0]}' has {dtype[1]}; they must be the same")
+    if array.size and not array.flags.aligned:
+        raise ValueError(f"'{name}' is not aligned in memory; pass numpy.copy({name})")
     if writable and not array.flags.writeable:
         raise ValueError(f"'{name}' is read-only and would be written")
     return array
@@ -57,47 +59,61 @@ def check_same_layout(name: str, array, other_name: str, other) -> None:
         )
 
 
+def check_distinct(name: str, array) -> None:
+    """Refuse an output two values of which share memory; any strides otherwise."""
+    reach = 0
+    for axis in sorted(memory_order(array), key=lambda a: abs(array.strides[a])):
+        if array.size and abs(array.strides[axis]) <= reach:
+            raise ValueError(f"'{name}' has values that share memory (strides {array.strides})")
+        reach += abs(array.strides[axis]) * (array.shape[axis] - 1)
+
+
+def same_memory(a, b) -> bool:
+    """Exactly the same memory, walked the same way."""
+    return a.ctypes.data == b.ctypes.data and a.shape == b.shape and a.strides == b.strides
+
+
 def check_overlap(outputs, inputs, in_place=()) -> None:
     """Refuse outputs that share memory with each other or with an input.
 
-    outputs, inputs: lists of (name, array); in_place: pairs of names that may be exactly the same memory.
+    outputs, inputs: lists of (name, array); in_place: pairs (output, input) that may be exactly the same memory.
     """
-    spans = [(*np.lib.array_utils.byte_bounds(a), n, True, a) for n, a in outputs if a.size]
-    spans += [(*np.lib.array_utils.byte_bounds(a), n, False, a) for n, a in inputs if a.size]
-    spans.sort(key=lambda s: s[:2])
-    live = []
+    written = dict(outputs)
+    reused = {i for o, i in in_place if o in written for n, a in inputs if n == i and same_memory(a, written[o])}
+    spans = [(*np.lib.array_utils.byte_bounds(a), n, True) for n, a in outputs if a.size]
+    spans += [(*np.lib.array_utils.byte_bounds(a), n, False) for n, a in inputs if a.size and n not in reused]
+    spans.sort(key=lambda span: span[0])
+    last = {True: None, False: None}  # of what began before, the output and the input that reach furthest
     for span in spans:
-        live = [other for other in live if other[1] > span[0]]
-        for other in live:
-            if not (span[3] or other[3]):
-                continue
-            exact = span[:2] == other[:2] and span[4].strides == other[4].strides
-            if exact and ((span[2], other[2]) in in_place or (other[2], span[2]) in in_place):
-                continue
-            raise ValueError(f"'{other[2]}' and '{span[2]}' overlap in memory")
-        live.append(span)
+        begin, end, name, is_output = span
+        for other in [last[True], last[False] if is_output else None]:
+            if other is not None and other[1] > begin:
+                raise ValueError(f"'{other[2]}' and '{name}' overlap in memory")
+        if last[is_output] is None or end > last[is_output][1]:
+            last[is_output] = span
 
 
-def as_list(arrays) -> list:
-    return list(arrays) if isinstance(arrays, list | tuple) else [arrays]
+def as_labelled(name: str, arrays) -> list:
+    """One array or a list of them as pairs (label, array)."""
+    if not isinstance(arrays, list | tuple):
+        return [(name, arrays)]
+    return [(f"{name}[{i}]", array) for i, array in enumerate(arrays)]
 
 
 def check_step(params, grads, states):
     """The arrays of a step as rows (param, grad, state, ...); `states` is a list of (name, arrays), None left out."""
-    single = not isinstance(params, list | tuple)
-    columns = [("params", as_list(params)), ("grads", as_list(grads))]
-    columns += [(name, as_list(arrays)) for name, arrays in states if arrays is not None]
+    given = [("params", params), ("grads", grads), *((n, a) for n, a in states if a is not None)]
+    columns = [(name, as_labelled(name, arrays)) for name, arrays in given]
     count = len(columns[0][1])
     for name, arrays in columns[1:]:
         if len(arrays) != count:
             raise ValueError(f"'params' has {count} arrays but '{name}' has {len(arrays)}")
     outputs, inputs, dtype = [], [], None
     for i in range(count):
-        first = columns[0][1][i]
-        first_name = "params" if single else f"params[{i}]"
+        first_name, first = columns[0][1][i]
         for name, arrays in columns:
-            label = name if single else f"{name}[{i}]"
-            array = check_array(label, arrays[i], dtype=dtype, writable=name != "grads")
+            label, array = arrays[i]
+            check_array(label, array, dtype=dtype, writable=name != "grads")
             dtype = dtype or (label, array.dtype)
             if name == "params":
                 check_dense(label, array)
@@ -106,7 +122,7 @@ def check_step(params, grads, states):
                 check_same_layout(label, array, first_name, first)
             (inputs if name == "grads" else outputs).append((label, array))
     check_overlap(outputs, inputs)
-    return list(zip(*(arrays for _, arrays in columns), strict=True))
+    return [[array for _, array in row] for row in zip(*(arrays for _, arrays in columns), strict=True)]
 
 
 def _output(name, x, out_name, out):
@@ -118,11 +134,9 @@ def _output(name, x, out_name, out):
 
 
 def check_elementwise(name: str, x, out, *, out_name: str = "out"):
-    """`x`, and `out` of the same shape and dtype, new or `x` itself; any strides, but for `out` no shared memory."""
+    """`x`, and `out` of the same shape and dtype, new or `x` itself."""
     check_array(name, x)
     out = _output(name, x, out_name, out)
-    if out.size and 0 in [s for s, n in zip(out.strides, out.shape, strict=True) if n > 1]:
-        raise ValueError(f"'{out_name}' has values that share memory (strides {out.strides})")
     check_overlap([(out_name, out)], [(name, x)], {(out_name, name)})
     return out
 

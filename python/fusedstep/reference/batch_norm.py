@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,11 @@ def check_batch_norm(training, momentum, eps, num_batches, dropout) -> float | N
     """Returns the weight of the new batch in the running statistics, None in evaluation mode."""
     check_range("BatchNorm", "eps", eps, 0)
     if dropout is not None:
-        check_dropout(*dropout)
+        try:
+            p, seed, offset = dropout
+        except (TypeError, ValueError):
+            raise ValueError(f"[BatchNorm] 'dropout' must be (p, seed, offset) but got {dropout!r}") from None
+        check_dropout(p, seed, offset)
     if not training:
         return None
     if momentum is not None:
@@ -47,15 +52,29 @@ def check_batch_norm(training, momentum, eps, num_batches, dropout) -> float | N
     return 1 / check_integer("BatchNorm", "num_batches", num_batches, 1)
 
 
+def check_saved(saved) -> None:
+    if not isinstance(saved, BatchNormSaved):
+        raise TypeError(f"'saved' must be what batch_norm returned but got {type(saved).__name__}")
+
+
+def check_channel_axis(name: str, x, channel_axis) -> int:
+    """The channel axis, counted from 0."""
+    shape = tuple(x.shape)
+    if len(shape) < 2:
+        raise ValueError(f"'{name}' must have at least 2 axes (batch and channels) but has shape {shape}")
+    try:
+        axis = operator.index(channel_axis)
+    except TypeError:
+        raise TypeError(f"[BatchNorm] 'channel_axis' must be an integer but got {channel_axis!r}") from None
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"[BatchNorm] 'channel_axis' must be in [{-len(shape)}, {len(shape)}) but got {axis}")
+    return axis % len(shape)
+
+
 def check_layout(name: str, x, channel_axis) -> int:
     """The channel axis, counted from 0; ValueError for a layout other than (outer, channels, inner) in memory."""
     check_array(name, x)
-    if x.ndim < 2:
-        raise ValueError(f"'{name}' must have at least 2 axes (batch and channels) but has shape {x.shape}")
-    axis = int(channel_axis)
-    if not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"[BatchNorm] 'channel_axis' must be in [{-x.ndim}, {x.ndim}) but got {axis}")
-    axis %= x.ndim
+    axis = check_channel_axis(name, x, channel_axis)
     others = [a for a in memory_order(x) if a != axis]
     if x.size and not (is_dense(x) and others == sorted(others)):
         raise ValueError(
@@ -161,12 +180,11 @@ def batch_norm(
 
 def batch_norm_backward(dy, x, saved, *, dx=None, dweight=None, dbias=None):
     """dx = weight invstd (t - mean(t) - xhat mean(t xhat)), dweight = sum(t xhat), dbias = sum(t)."""
+    check_saved(saved)
     axis = check_layout("x", x, saved.channel_axis)
     channels, kind = x.shape[axis], x.dtype.type
-    if saved.mean.shape != (channels,):
-        raise ValueError(f"'saved' has {saved.mean.shape[0]} channels but 'x' has shape {x.shape}")
-    if saved.mean.dtype != x.dtype:
-        raise TypeError(f"'x' has dtype {x.dtype} but 'saved' has {saved.mean.dtype}; they must be the same")
+    for name in ("mean", "var", "weight", "bias"):
+        check_vector(f"saved.{name}", getattr(saved, name), "x", x, channels)
     check_array("dy", dy, dtype=("x", x.dtype))
     check_shape("dy", dy, "x", x.shape)
     check_same_layout("dy", dy, "x", x)

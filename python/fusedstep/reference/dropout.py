@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import numpy as np
 
-from .arrays import check_elementwise, check_gradient_pair
+from .arrays import check_dense, check_distinct, check_elementwise, check_gradient_pair, check_same_layout
 from .scalars import check_dropout, dropout_scalars
 
 _MASK32 = np.uint64(0xFFFFFFFF)
@@ -37,10 +38,20 @@ def random_lanes(n: int, seed: int, offset: int) -> np.ndarray:
     return words.astype("<u4").view("<u2").reshape(-1)[:n]
 
 
+def check_mask_shape(shape) -> tuple[int, ...]:
+    try:
+        sizes = (operator.index(shape),) if hasattr(shape, "__index__") else tuple(map(operator.index, shape))
+    except TypeError:
+        raise TypeError(f"'shape' must be an integer or a tuple of integers but got {shape!r}") from None
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"'shape' must not be negative but got {shape!r}")
+    return sizes
+
+
 def dropout_mask(shape, p, *, seed, offset=0, packed=False):
     """The keep mask, as bools, or packed 8 to a byte with the first in the lowest bit."""
     check_dropout(p, seed, offset)
-    shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    shape = check_mask_shape(shape)
     threshold, _ = dropout_scalars(float(p))
     keep = random_lanes(math.prod(shape), int(seed), int(offset)) >= threshold
     return np.packbits(keep, bitorder="little") if packed else keep.reshape(shape)
@@ -49,7 +60,12 @@ def dropout_mask(shape, p, *, seed, offset=0, packed=False):
 def dropout(x, p, *, seed, offset=0, relu=False, out=None):
     """y = x * 65536 / (65536 - threshold) where kept, +0 elsewhere; after a ReLU when asked."""
     check_dropout(p, seed, offset)
-    out = check_elementwise("x", x, out)
+    return _apply("x", x, p, seed, offset, relu, out)
+
+
+def _apply(name, x, p, seed, offset, relu, out):
+    out = check_elementwise(name, x, out)
+    check_distinct("out", out)
     _, scale = dropout_scalars(float(p))
     keep = dropout_mask(x.shape, p, seed=seed, offset=offset)
     with np.errstate(all="ignore"):
@@ -62,8 +78,11 @@ def dropout_backward(dy, p, *, seed, offset=0, y=None, out=None):
     """dx = dy * scale where kept, +0 elsewhere; with `y`, the output of dropout(relu=True), where y > 0."""
     check_dropout(p, seed, offset)
     if y is None:
-        return dropout(dy, p, seed=seed, offset=offset, out=out)
+        return _apply("dy", dy, p, seed, offset, False, out)
     out = check_gradient_pair("dy", dy, "y", y, out)
+    check_dense("dy", dy)
+    check_same_layout("y", y, "dy", dy)
+    check_same_layout("out", out, "dy", dy)
     _, scale = dropout_scalars(float(p))
     with np.errstate(all="ignore"):
         out[...] = np.where(y <= 0, 0, dy * dy.dtype.type(scale))

@@ -25,9 +25,11 @@ def check_weights(weights, samples: int) -> tuple[np.ndarray | None, float]:
     weights = np.ascontiguousarray(weights, np.float64)
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise ValueError("'weights' must be finite and not negative")
-    total = float(tree_sum(weights))
+    total = float(tree_sum(weights))  # infinite for huge ones, without a warning
     if total == 0:
         raise ValueError("'weights' are all zero")
+    if total == np.inf:
+        raise ValueError("'weights' add up to infinity")
     return weights, total
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arrays import as_list, check_array, check_dense, check_step
+from .arrays import as_labelled, check_array, check_dense, check_overlap, check_step
 from .reduction import tree_sum
 from .scalars import (
     adam_scalars,
@@ -232,10 +232,9 @@ def adam_step(
 
 def global_norm(grads, *, out=None):
     """sqrt(sum of squares), summed in float64: a tree for each array, then the arrays in order."""
-    grads = as_list(grads)
+    grads = as_labelled("grads", grads)
     dtype = None
-    for i, g in enumerate(grads):
-        name = f"grads[{i}]"
+    for name, g in grads:
         check_array(name, g, dtype=dtype)
         check_dense(name, g)
         dtype = dtype or (name, g.dtype)
@@ -243,9 +242,10 @@ def global_norm(grads, *, out=None):
         check_array("out", out, writable=True)
         if out.shape != ():
             raise ValueError(f"'out' must be 0-dimensional but has shape {out.shape}")
+        check_overlap([("out", out)], grads)
     total = 0.0
     with np.errstate(all="ignore"):
-        for g in grads:
+        for _, g in grads:
             wide = np.ravel(g, order="K").astype(np.float64)
             total = total + float(tree_sum(wide * wide))
         norm = float(np.sqrt(total))

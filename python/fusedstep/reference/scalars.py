@@ -24,22 +24,27 @@ def integer_power(base: float, exponent: int) -> float:
     return result
 
 
-def check_range(method: str, name: str, value, low: float, high: float = math.inf, *, closed: bool = False) -> float:
-    """`value` as a float in [low, high), or in [low, high] when `closed`; ValueError otherwise."""
+def _number(method: str, name: str, value) -> float:
     try:
-        number = float(value)
+        if isinstance(value, str | bytes) or getattr(value, "ndim", 0):
+            raise TypeError
+        return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"[{method}] '{name}' must be a number but got {value!r}") from None
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def check_range(method: str, name: str, value, low: float, high: float = math.inf, *, closed: bool = False) -> float:
+    """`value` as a float in [low, high), or in [low, high] when `closed`; ValueError otherwise."""
+    number = _number(method, name, value)
     if low <= number < high or (closed and number == high):
         return number
     raise ValueError(f"[{method}] '{name}' must be in [{low:g}, {high:g}{']' if closed else ')'} but got {value!r}")
 
 
 def check_finite(method: str, name: str, value) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"[{method}] '{name}' must be a number but got {value!r}") from None
+    number = _number(method, name, value)
     if math.isfinite(number):
         return number
     raise ValueError(f"[{method}] '{name}' must be finite but got {value!r}")

@@ -1,0 +1,123 @@
+"""The compiled kernels. Private: call `fusedstep.ops`, which checks hyper-parameters and allocates results."""
+
+from typing import Any
+
+openmp: bool
+
+# (lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_decay)
+_Common = tuple[float, float, bool, bool, float, float]
+_Dropout = tuple[float, int, int] | None
+_Arrays = Any  # an array that exports DLPack, or a list or tuple of them
+_Array = Any
+
+def available_isas() -> list[str]: ...
+def get_isa() -> str: ...
+def set_isa(name: str, /) -> None: ...
+def get_num_threads() -> int: ...
+def set_num_threads(n: int, /) -> None: ...
+def sgd_step(
+    params: _Arrays,
+    grads: _Arrays,
+    momentum_buffers: _Arrays | None,
+    ema_params: _Arrays | None,
+    common: _Common,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    /,
+) -> None: ...
+def adagrad_step(
+    params: _Arrays,
+    grads: _Arrays,
+    state_sums: _Arrays,
+    ema_params: _Arrays | None,
+    common: _Common,
+    step: int,
+    lr_decay: float,
+    eps: float,
+    /,
+) -> None: ...
+def rmsprop_step(
+    params: _Arrays,
+    grads: _Arrays,
+    square_avgs: _Arrays,
+    momentum_buffers: _Arrays | None,
+    grad_avgs: _Arrays | None,
+    ema_params: _Arrays | None,
+    common: _Common,
+    alpha: float,
+    eps: float,
+    momentum: float,
+    /,
+) -> None: ...
+def adam_step(
+    params: _Arrays,
+    grads: _Arrays,
+    exp_avgs: _Arrays,
+    exp_avg_sqs: _Arrays,
+    max_exp_avg_sqs: _Arrays | None,
+    ema_params: _Arrays | None,
+    common: _Common,
+    step: int,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    bias_correction: bool,
+    eps_inside: bool,
+    /,
+) -> None: ...
+def global_norm(grads: _Arrays, out: _Array | None, /) -> float: ...
+def check_channel_axis(x: _Array, channel_axis: int, /) -> int: ...
+def batch_norm(
+    x: _Array,
+    weight: _Array | None,
+    bias: _Array | None,
+    running_mean: _Array | None,
+    running_var: _Array | None,
+    mean: _Array,
+    var: _Array,
+    out: _Array,
+    channel_axis: int,
+    fraction: float | None,
+    eps: float,
+    relu: bool,
+    unbiased_running_var: bool,
+    dropout: _Dropout,
+    /,
+) -> None: ...
+def batch_norm_backward(
+    dy: _Array,
+    x: _Array,
+    mean: _Array,
+    var: _Array,
+    weight: _Array | None,
+    bias: _Array | None,
+    dx: _Array,
+    dweight: _Array,
+    dbias: _Array,
+    channel_axis: int,
+    eps: float,
+    relu: bool,
+    training: bool,
+    dropout: _Dropout,
+    /,
+) -> None: ...
+def dropout(x: _Array, out: _Array, p: float, seed: int, offset: int, relu: bool, /) -> None: ...
+def dropout_backward(dy: _Array, out: _Array, p: float, seed: int, offset: int, /) -> None: ...
+def dropout_relu_backward(dy: _Array, y: _Array, out: _Array, p: float, /) -> None: ...
+def dropout_mask(mask: _Array, size: int, p: float, seed: int, offset: int, packed: bool, /) -> None: ...
+def bias_activation(
+    x: _Array, bias: _Array | None, out: _Array, activation: str, negative_slope: float, /
+) -> None: ...
+def bias_activation_backward(
+    dy: _Array, saved: _Array, dx: _Array, dbias: _Array | None, activation: str, negative_slope: float, /
+) -> None: ...
+def softmax_cross_entropy(
+    logits: _Array, labels: _Array, weights: _Array | None, total: float, out: _Array, /
+) -> float: ...
+def sigmoid_cross_entropy(
+    logits: _Array, target: _Array, weights: _Array | None, total: float, out: _Array, /
+) -> float: ...
+def mean_squared_error(
+    output: _Array, target: _Array, weights: _Array | None, total: float, out: _Array, /
+) -> float: ...
