@@ -45,7 +45,7 @@ enum Activation : int { FUSEDSTEP_ACTIVATIONS(FUSEDSTEP_ENUMERATOR) kActivationC
 constexpr int kLeaf = 512;
 constexpr int kLanes = 32;
 // Channels that stand side by side in memory are walked this many at a time.
-constexpr int kWidth = 16;
+constexpr int kWidth = 64;
 
 constexpr std::int64_t leaf_count(std::int64_t n) { return (n + kLeaf - 1) / kLeaf; }
 
@@ -74,7 +74,8 @@ struct KernelsOf {
   void (*average)(T* e, const T* p, std::int64_t n, T decay, T gain);
   void (*square_leaves)(const T* x, std::int64_t n, double* leaves);
 
-  // Batch norm. Leaves write [leaf * channels + c] for the channels [c0, c1); ranges are of memory indices.
+  // Batch norm. Leaves write [leaf * channels + c] for the channels [c0, c1), at most kWidth of them; ranges are of
+  // memory indices.
   void (*moment_leaf)(const T* x, ChannelShape shape, std::int64_t leaf, std::int64_t c0, std::int64_t c1, T* means,
                       T* squares);
   void (*normalize[2])(const T* x, T* y, ChannelShape shape, std::int64_t begin, std::int64_t end,

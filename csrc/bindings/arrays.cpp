@@ -1,7 +1,5 @@
 #include "arrays.h"
 
-#include <pybind11/numpy.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -121,7 +119,8 @@ py::object capsule_of(py::handle object, const Array& array) {
   const bool accepted = dtype.find("float32") != std::string::npos || dtype.find("float64") != std::string::npos;
   if (!accepted) not_accepted(array, dtype);
   // NumPy exports no strides other than multiples of the item size.
-  if (py::isinstance<py::array>(object) && !object.attr("flags").attr("aligned").cast<bool>()) not_aligned(array);
+  const py::object flags = py::getattr(object, "flags", py::none());
+  if (py::hasattr(flags, "aligned") && !py::bool_(flags.attr("aligned"))) not_aligned(array);
   throw error;
 }
 

@@ -34,8 +34,8 @@ std::int64_t rows_of(const Array& x, std::int64_t columns) { return columns ? x.
 
 void bias_activation(py::handle x_, py::handle bias_, py::handle out_, const std::string& activation, double slope) {
   const Array x = import_array(x_, "x"), out = import_array(out_, "out");
-  const std::int64_t columns = columns_of(x);
   check_out(out, x);
+  const std::int64_t columns = columns_of(x);
   Array bias;
   if (!bias_.is_none()) {
     bias = import_array(bias_, "bias");
@@ -55,7 +55,6 @@ void bias_activation_backward(py::handle dy_, py::handle saved_, py::handle dx_,
                               const std::string& activation, double slope) {
   const Activation kind = activation_of(activation);
   const Array dy = import_array(dy_, "dy");
-  const std::int64_t columns = columns_of(dy);
   const bool reads_saved = kind != kIdentity;
   const Array saved = reads_saved ? import_array(saved_, "saved") : dy;
   if (reads_saved) {
@@ -65,6 +64,7 @@ void bias_activation_backward(py::handle dy_, py::handle saved_, py::handle dx_,
   }
   const Array dx = import_array(dx_, "dx");
   check_out(dx, dy);
+  const std::int64_t columns = columns_of(dy);
   Array dbias;
   if (!dbias_.is_none()) {
     dbias = import_array(dbias_, "dbias");
@@ -124,8 +124,8 @@ double pairwise_loss(cpu::Pairwise loss, const char* name, py::handle x_, py::ha
                      double total, py::handle out_) {
   const Array x = import_array(x_, name), out = import_array(out_, "out");
   check_batch(x);
-  columns_of(x);
   check_out(out, x);
+  columns_of(x);
   const Array target = import_array(target_, "target"), weights = imported_weights(weights_);
   check_same_dtype(target, x);
   check_same_shape(target, x);

@@ -10,134 +10,132 @@
 namespace fusedstep {
 namespace {
 
-// Walks the values [begin, end) of one channel, in logical order, as runs that are contiguous in memory:
-// f(first memory index, number of values, number of values before). inner > 1.
-template <class F>
-FUSEDSTEP_HD void for_channel_runs(ChannelShape s, std::int64_t c, std::int64_t begin, std::int64_t end, F f) {
-  for (std::int64_t i = begin; i < end;) {
-    const std::int64_t outer = i / s.inner, inside = i % s.inner;
-    const std::int64_t run = s.inner - inside < end - i ? s.inner - inside : end - i;
-    f((outer * s.channels + c) * s.inner + inside, run, i - begin);
-    i += run;
-  }
-}
-
-// Fills a leaf of the channels [c, c + width) row by row: fill(memory index, count, channel step, buffer offset).
-// Channel step 1: the count values belong to neighbouring channels; 0: all to channel c.
-template <class F>
-FUSEDSTEP_HD void for_leaf_runs(ChannelShape s, std::int64_t c, std::int64_t width, std::int64_t begin,
-                                std::int64_t end, F fill) {
-  if (s.inner == 1) {
-    for (std::int64_t row = begin; row < end; ++row) fill(row * s.channels + c, width, 1, (row - begin) * width);
-  } else {
-    for_channel_runs(s, c, begin, end,
-                     [&](std::int64_t at, std::int64_t run, std::int64_t before) { fill(at, run, 0, before); });
-  }
-}
-
 struct LeafRange {
   std::int64_t begin, end;
   LeafRange(ChannelShape s, std::int64_t leaf) : begin(leaf * kLeaf), end(begin + kLeaf) {
     if (end > s.count()) end = s.count();
   }
+  std::int64_t count() const { return end - begin; }
 };
 
-FUSEDSTEP_HD std::int64_t leaf_width(ChannelShape s, std::int64_t c, std::int64_t c1) {
-  if (s.inner != 1) return 1;
-  return c1 - c < kWidth ? c1 - c : kWidth;
-}
-
-// buffer - mean, squared
-template <class T>
-void square_deviations(T* __restrict buffer, std::int64_t rows, std::int64_t width, const T* __restrict mean) {
-  if (width == 1) {
-    const T m = mean[0];
-#pragma omp simd
-    for (std::int64_t i = 0; i < rows; ++i) buffer[i] = (buffer[i] - m) * (buffer[i] - m);
-    return;
-  }
-  for (std::int64_t row = 0; row < rows; ++row) {
-#pragma omp simd
-    for (std::int64_t j = 0; j < width; ++j) {
-      const T d = buffer[row * width + j] - mean[j];
-      buffer[row * width + j] = d * d;
-    }
+// Walks a leaf of channel c, in logical order, as runs that are contiguous in memory:
+// f(first memory index, number of values, number of values before).
+template <class F>
+FUSEDSTEP_HD void for_channel_runs(ChannelShape s, std::int64_t c, LeafRange leaf, F f) {
+  for (std::int64_t i = leaf.begin; i < leaf.end;) {
+    const std::int64_t outer = i / s.inner, inside = i % s.inner;
+    const std::int64_t run = s.inner - inside < leaf.end - i ? s.inner - inside : leaf.end - i;
+    f((outer * s.channels + c) * s.inner + inside, run, i - leaf.begin);
+    i += run;
   }
 }
 
 // Mean of x - first value, and sum of squared deviations, of one leaf: two passes over values that stay in the cache.
+// Here for the planes of one channel ...
+template <class T>
+void moment_leaf_of_planes(const T* x, ChannelShape s, LeafRange leaf, std::int64_t c, T* mean, T* squares) {
+  alignas(64) T buffer[kLeaf] = {};
+  const T first = x[c * s.inner];
+  for_channel_runs(s, c, leaf, [&](std::int64_t at, std::int64_t count, std::int64_t before) {
+    const T* __restrict source = x + at;
+    T* __restrict target = buffer + before;
+#pragma omp simd
+    for (std::int64_t i = 0; i < count; ++i) target[i] = source[i] - first;
+  });
+  const T m = sum_leaf(buffer, leaf.count()) / static_cast<T>(leaf.count());
+#pragma omp simd
+  for (std::int64_t i = 0; i < leaf.count(); ++i) buffer[i] = (buffer[i] - m) * (buffer[i] - m);
+  *mean = m;
+  *squares = sum_leaf(buffer, leaf.count());
+}
+
+// ... and for rows of up to kWidth channels.
+template <class T>
+void moment_leaf_of_rows(const T* x, ChannelShape s, LeafRange leaf, std::int64_t c, std::int64_t width,
+                         T* __restrict means, T* __restrict squares) {
+  const T* __restrict first = x + c;
+  RowLanes<T> sums(width), sums_of_squares(width);
+  for (std::int64_t row = leaf.begin; row < leaf.end; ++row) {
+    const T* __restrict source = x + row * s.channels + c;
+    T* __restrict lane = sums.of(row);
+#pragma omp simd
+    for (std::int64_t j = 0; j < width; ++j) lane[j] += source[j] - first[j];
+  }
+  sums.fold(means);
+  for (std::int64_t j = 0; j < width; ++j) means[j] = means[j] / static_cast<T>(leaf.count());
+  for (std::int64_t row = leaf.begin; row < leaf.end; ++row) {
+    const T* __restrict source = x + row * s.channels + c;
+    T* __restrict lane = sums_of_squares.of(row);
+#pragma omp simd
+    for (std::int64_t j = 0; j < width; ++j) {
+      const T d = (source[j] - first[j]) - means[j];
+      lane[j] += d * d;
+    }
+  }
+  sums_of_squares.fold(squares);
+}
+
 template <class T>
 void moment_leaf(const T* x, ChannelShape s, std::int64_t leaf, std::int64_t c0, std::int64_t c1, T* means,
                  T* squares) {
-  alignas(64) T buffer[kLeaf * kWidth];
-  alignas(64) T lanes[kLanes * kWidth];
-  const LeafRange range(s, leaf);
-  const std::int64_t rows = range.end - range.begin;
-  for (std::int64_t c = c0; c < c1;) {
-    const std::int64_t width = leaf_width(s, c, c1);
-    for_leaf_runs(s, c, width, range.begin, range.end,
-                  [&](std::int64_t at, std::int64_t count, std::int64_t step, std::int64_t offset) {
-                    const T* __restrict source = x + at, * __restrict first = x + c * s.inner;
-                    T* __restrict target = buffer + offset;
-                    if (step == 1) {
-#pragma omp simd
-                      for (std::int64_t i = 0; i < count; ++i) target[i] = source[i] - first[i];
-                    } else {
-                      const T shift = first[0];
-#pragma omp simd
-                      for (std::int64_t i = 0; i < count; ++i) target[i] = source[i] - shift;
-                    }
-                  });
-    sum_lanes(buffer, rows, width, lanes);
-    T* mean = means + leaf * s.channels + c;
-    for (std::int64_t j = 0; j < width; ++j) mean[j] = lanes[j] / static_cast<T>(rows);
-    square_deviations(buffer, rows, width, mean);
-    sum_lanes(buffer, rows, width, lanes);
-    for (std::int64_t j = 0; j < width; ++j) squares[leaf * s.channels + c + j] = lanes[j];
-    c += width;
+  const std::int64_t at = leaf * s.channels;
+  if (s.inner == 1)
+    return moment_leaf_of_rows(x, s, LeafRange(s, leaf), c0, c1 - c0, means + at + c0, squares + at + c0);
+  for (std::int64_t c = c0; c < c1; ++c) {
+    moment_leaf_of_planes(x, s, LeafRange(s, leaf), c, means + at + c, squares + at + c);
   }
 }
 
-// Sums over a leaf of t, the gradient behind the ReLU, and of t * xhat.
+// Sums over a leaf of t, the gradient behind the ReLU, and of t * xhat: for the planes of one channel ...
+template <bool Relu, class T>
+void gradient_leaf_of_planes(const T* dy, const T* x, ChannelShape s, LeafRange leaf, std::int64_t c,
+                             ChannelScalars<T> v, T* sum_t, T* sum_t_xhat) {
+  alignas(64) T ts[kLeaf];
+  alignas(64) T products[kLeaf];
+  const T mean = v.mean[c], invstd = v.invstd[c], weight = v.weight[c], bias = v.bias[c];
+  for_channel_runs(s, c, leaf, [&](std::int64_t at, std::int64_t count, std::int64_t before) {
+    const T* __restrict d = dy + at, * __restrict source = x + at;
+    T* __restrict t = ts + before, * __restrict product = products + before;
+#pragma omp simd
+    for (std::int64_t i = 0; i < count; ++i) {
+      const T xhat = normalized(source[i], mean, invstd);
+      t[i] = batch_norm_masked<Relu>(d[i], xhat, weight, bias);
+      product[i] = t[i] * xhat;
+    }
+  });
+  *sum_t = sum_leaf(ts, leaf.count());
+  *sum_t_xhat = sum_leaf(products, leaf.count());
+}
+
+// ... and for rows of up to kWidth channels.
+template <bool Relu, class T>
+void gradient_leaf_of_rows(const T* dy, const T* x, ChannelShape s, LeafRange leaf, std::int64_t c, std::int64_t width,
+                           ChannelScalars<T> v, T* sums_t, T* sums_t_xhat) {
+  const T* __restrict mean = v.mean + c, * __restrict invstd = v.invstd + c;
+  const T* __restrict weight = v.weight + c, * __restrict bias = v.bias + c;
+  RowLanes<T> ts(width), products(width);
+  for (std::int64_t row = leaf.begin; row < leaf.end; ++row) {
+    const T* __restrict d = dy + row * s.channels + c, * __restrict source = x + row * s.channels + c;
+    T* __restrict t_lane = ts.of(row), * __restrict product_lane = products.of(row);
+#pragma omp simd
+    for (std::int64_t j = 0; j < width; ++j) {
+      const T xhat = normalized(source[j], mean[j], invstd[j]);
+      const T t = batch_norm_masked<Relu>(d[j], xhat, weight[j], bias[j]);
+      t_lane[j] += t;
+      product_lane[j] += t * xhat;
+    }
+  }
+  ts.fold(sums_t);
+  products.fold(sums_t_xhat);
+}
+
 template <bool Relu, class T>
 void gradient_leaf(const T* dy, const T* x, ChannelShape s, std::int64_t leaf, std::int64_t c0, std::int64_t c1,
                    ChannelScalars<T> v, T* sums_t, T* sums_t_xhat) {
-  alignas(64) T ts[kLeaf * kWidth];
-  alignas(64) T products[kLeaf * kWidth];
-  alignas(64) T lanes[kLanes * kWidth];
   const LeafRange range(s, leaf);
-  const std::int64_t rows = range.end - range.begin;
-  for (std::int64_t c = c0; c < c1;) {
-    const std::int64_t width = leaf_width(s, c, c1);
-    for_leaf_runs(s, c, width, range.begin, range.end,
-                  [&](std::int64_t at, std::int64_t count, std::int64_t step, std::int64_t offset) {
-                    const T* __restrict d = dy + at, * __restrict source = x + at;
-                    const T* __restrict mean = v.mean + c, * __restrict invstd = v.invstd + c;
-                    const T* __restrict weight = v.weight + c, * __restrict bias = v.bias + c;
-                    T* __restrict t_out = ts + offset, * __restrict product_out = products + offset;
-                    if (step == 1) {
-#pragma omp simd
-                      for (std::int64_t i = 0; i < count; ++i) {
-                        const T xhat = normalized(source[i], mean[i], invstd[i]);
-                        t_out[i] = batch_norm_masked<Relu>(d[i], xhat, weight[i], bias[i]);
-                        product_out[i] = t_out[i] * xhat;
-                      }
-                    } else {
-                      const T m = mean[0], r = invstd[0], w = weight[0], b = bias[0];
-#pragma omp simd
-                      for (std::int64_t i = 0; i < count; ++i) {
-                        const T xhat = normalized(source[i], m, r);
-                        t_out[i] = batch_norm_masked<Relu>(d[i], xhat, w, b);
-                        product_out[i] = t_out[i] * xhat;
-                      }
-                    }
-                  });
-    sum_lanes(ts, rows, width, lanes);
-    for (std::int64_t j = 0; j < width; ++j) sums_t[leaf * s.channels + c + j] = lanes[j];
-    sum_lanes(products, rows, width, lanes);
-    for (std::int64_t j = 0; j < width; ++j) sums_t_xhat[leaf * s.channels + c + j] = lanes[j];
-    c += width;
-  }
+  T *t = sums_t + leaf * s.channels, *product = sums_t_xhat + leaf * s.channels;
+  if (s.inner == 1) return gradient_leaf_of_rows<Relu>(dy, x, s, range, c0, c1 - c0, v, t + c0, product + c0);
+  for (std::int64_t c = c0; c < c1; ++c) gradient_leaf_of_planes<Relu>(dy, x, s, range, c, v, t + c, product + c);
 }
 
 // Walks the memory indices [begin, end) as runs of one channel (step 0) or of neighbouring ones (step 1).

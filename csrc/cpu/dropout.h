@@ -13,26 +13,23 @@ namespace {
 
 constexpr std::int64_t kDropoutBlocks = 128;  // 2 KiB of bits
 
-// The 16-bit lanes of blocks [block, block + kDropoutBlocks).
+// Reads lanes out of 64-bit words: the lowest bits come first, as everywhere little-endian.
+#if defined(__GNUC__)
+using Lane = std::uint16_t __attribute__((may_alias));
+#else
+using Lane = std::uint16_t;
+#endif
+
+// The 16-bit lanes of blocks [block, block + blocks), at most kDropoutBlocks.
 struct LaneBuffer {
-  alignas(64) std::uint16_t lanes[kDropoutBlocks * kLanesPerBlock];
+  alignas(64) std::uint64_t words[kDropoutBlocks * 2];
+
+  const Lane* lanes() const { return reinterpret_cast<const Lane*>(words); }
 
   void fill(std::uint64_t block, std::int64_t blocks, DropoutKey key) {
-    alignas(64) std::uint32_t words[4][kDropoutBlocks];
 #pragma omp simd
     for (std::int64_t i = 0; i < blocks; ++i) {
-      std::uint32_t w[4];
-      philox(block + static_cast<std::uint64_t>(i), key.offset, key.seed, w);
-      words[0][i] = w[0];
-      words[1][i] = w[1];
-      words[2][i] = w[2];
-      words[3][i] = w[3];
-    }
-    for (std::int64_t i = 0; i < blocks; ++i) {
-      for (int j = 0; j < 4; ++j) {
-        lanes[i * kLanesPerBlock + 2 * j] = static_cast<std::uint16_t>(words[j][i]);
-        lanes[i * kLanesPerBlock + 2 * j + 1] = static_cast<std::uint16_t>(words[j][i] >> 16);
-      }
+      philox(block + static_cast<std::uint64_t>(i), key.offset, key.seed, words[2 * i], words[2 * i + 1]);
     }
   }
 };
@@ -45,14 +42,14 @@ FUSEDSTEP_HD void for_lanes(std::int64_t begin, std::int64_t end, DropoutKey key
     const std::int64_t left = end - i, piece = kDropoutBlocks * kLanesPerBlock;
     const std::int64_t count = left < piece ? left : piece;
     buffer.fill(static_cast<std::uint64_t>(i) / kLanesPerBlock, (count + kLanesPerBlock - 1) / kLanesPerBlock, key);
-    f(i, count, buffer.lanes);
+    f(i, count, buffer.lanes());
   }
 }
 
 // x == y is allowed.
 template <bool Relu, class T>
 void dropout_range(const T* x, T* y, std::int64_t begin, std::int64_t end, DropoutKey key, T scale) {
-  for_lanes(begin, end, key, [&](std::int64_t at, std::int64_t count, const std::uint16_t* lanes) {
+  for_lanes(begin, end, key, [&](std::int64_t at, std::int64_t count, const Lane* lanes) {
     const T* source = x + at;
     T* target = y + at;
     const std::uint32_t threshold = key.threshold;
@@ -70,7 +67,7 @@ template <bool Relu, class T>
 void dropout_strided(const T* x, std::int64_t x_stride, T* y, std::int64_t y_stride, std::int64_t first_index,
                      std::int64_t n, DropoutKey key, T scale) {
   const std::int64_t begin = first_index / kLanesPerBlock * kLanesPerBlock;
-  for_lanes(begin, first_index + n, key, [&](std::int64_t at, std::int64_t count, const std::uint16_t* lanes) {
+  for_lanes(begin, first_index + n, key, [&](std::int64_t at, std::int64_t count, const Lane* lanes) {
     for (std::int64_t i = at < first_index ? first_index - at : 0; i < count; ++i) {
       const std::int64_t k = at + i - first_index;
       const T z = Relu ? relu(x[k * x_stride]) : x[k * x_stride];
@@ -81,7 +78,7 @@ void dropout_strided(const T* x, std::int64_t x_stride, T* y, std::int64_t y_str
 
 // `keep` points to index `begin`.
 inline void dropout_keep(unsigned char* keep, std::int64_t begin, std::int64_t end, DropoutKey key) {
-  for_lanes(begin, end, key, [&](std::int64_t at, std::int64_t count, const std::uint16_t* lanes) {
+  for_lanes(begin, end, key, [&](std::int64_t at, std::int64_t count, const Lane* lanes) {
     unsigned char* target = keep + (at - begin);
     const std::uint32_t threshold = key.threshold;
 #pragma omp simd

@@ -9,42 +9,42 @@
 namespace fusedstep {
 namespace {
 
-// Adds the lanes of `rows` rows of `width` columns that stand in `buffer`; the sums end in lanes[0 .. width).
-// Width: columns known at compile time, or 0. Lane j of column c is lanes[j * width + c], so that one flat loop serves.
-template <int Width, class T>
-void sum_lanes(const T* __restrict buffer, std::int64_t rows, std::int64_t runtime_width, T* __restrict lanes) {
-  const std::int64_t width = Width ? Width : runtime_width;
-  const std::int64_t span = kLanes * width;
-  for (std::int64_t i = 0; i < span; ++i) lanes[i] = 0;
-  const std::int64_t full = rows / kLanes;
-  for (std::int64_t k = 0; k < full; ++k) {
-#pragma omp simd
-    for (std::int64_t i = 0; i < span; ++i) lanes[i] += buffer[k * span + i];
-  }
-  const std::int64_t rest = (rows % kLanes) * width;
-#pragma omp simd
-  for (std::int64_t i = 0; i < rest; ++i) lanes[i] += buffer[full * span + i];
-  for (std::int64_t half = kLanes / 2; half > 0; half /= 2) {
-#pragma omp simd
-    for (std::int64_t i = 0; i < half * width; ++i) lanes[i] += lanes[half * width + i];
-  }
-}
-
-// Picks the compile-time width where there is one.
 template <class T>
-void sum_lanes(const T* buffer, std::int64_t rows, std::int64_t width, T* lanes) {
-  if (width == kWidth) return sum_lanes<kWidth>(buffer, rows, width, lanes);
-  if (width == 1) return sum_lanes<1>(buffer, rows, width, lanes);
-  sum_lanes<0>(buffer, rows, width, lanes);
-}
-
-template <class T>
-T sum_leaf(const T* values, std::int64_t n) {
+T sum_leaf(const T* __restrict values, std::int64_t n) {
   if (n == 1) return T(0) + values[0];
-  alignas(64) T lanes[kLanes];
-  sum_lanes<1>(values, n, 1, lanes);
+  alignas(64) T lanes[kLanes] = {};
+  const std::int64_t full = n - n % kLanes;
+  for (std::int64_t k = 0; k < full; k += kLanes) {
+#pragma omp simd
+    for (int j = 0; j < kLanes; ++j) lanes[j] += values[k + j];
+  }
+  for (std::int64_t j = 0; j < n - full; ++j) lanes[j] += values[full + j];
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+#pragma omp simd
+    for (int j = 0; j < half; ++j) lanes[j] += lanes[half + j];
+  }
   return lanes[0];
 }
+
+// The lanes of up to kWidth columns, for rows that come one after another: row r goes to lane r % kLanes.
+template <class T>
+struct RowLanes {
+  alignas(64) T lanes[kLanes * kWidth];
+  std::int64_t width;
+
+  explicit RowLanes(std::int64_t columns) : width(columns) {
+    for (std::int64_t i = 0; i < kLanes * width; ++i) lanes[i] = 0;
+  }
+  T* of(std::int64_t row) { return lanes + row % kLanes * width; }
+  // Ends the leaf: writes one sum a column.
+  void fold(T* sums) {
+    for (std::int64_t half = kLanes / 2; half > 0; half /= 2) {
+#pragma omp simd
+      for (std::int64_t i = 0; i < half * width; ++i) lanes[i] += lanes[half * width + i];
+    }
+    for (std::int64_t j = 0; j < width; ++j) sums[j] = lanes[j];
+  }
+};
 
 // Adds leaves pairwise, neighbours first: a stack of subtrees, merged like the carries of a binary counter, pairs
 // the same neighbours as going level by level does.
@@ -94,24 +94,24 @@ void square_leaves(const T* __restrict x, std::int64_t n, double* __restrict lea
   }
 }
 
-// Gradient of an activation, and the sums over a leaf of rows for the bias.
+// Gradient of an activation on a leaf of rows, and its sums for the bias; at most kWidth columns, dx == dy is allowed.
 template <class F, class T>
 void activation_backward_leaf(const T* dy, const T* saved, T* dx, std::int64_t rows, std::int64_t columns,
                               std::int64_t leaf, std::int64_t c0, std::int64_t c1, T slope, T* sums) {
-  alignas(64) T buffer[kLeaf * kWidth];
-  alignas(64) T lanes[kLanes * kWidth];
-  const std::int64_t begin = leaf * kLeaf;
-  const std::int64_t count = rows - begin < kLeaf ? rows - begin : kLeaf;
-  for (std::int64_t c = c0; c < c1; c += kWidth) {
-    const std::int64_t width = c1 - c < kWidth ? c1 - c : kWidth;
-    for (std::int64_t row = 0; row < count; ++row) {
-      const std::int64_t at = (begin + row) * columns + c;
-      activation_backward_range<F>(dy + at, saved + at, buffer + row * width, width, slope);
-      for (std::int64_t j = 0; j < width; ++j) dx[at + j] = buffer[row * width + j];
+  const std::int64_t begin = leaf * kLeaf, width = c1 - c0;
+  const std::int64_t end = rows - begin < kLeaf ? rows : begin + kLeaf;
+  RowLanes<T> total(width);
+  for (std::int64_t row = begin; row < end; ++row) {
+    const T *d = dy + row * columns + c0, *y = saved + row * columns + c0;
+    T *target = dx + row * columns + c0, *lane = total.of(row);
+#pragma omp simd
+    for (std::int64_t j = 0; j < width; ++j) {
+      const T gradient = F::gradient(d[j], y[j], slope);
+      target[j] = gradient;
+      lane[j] += gradient;
     }
-    sum_lanes(buffer, count, width, lanes);
-    for (std::int64_t j = 0; j < width; ++j) sums[leaf * columns + c + j] = lanes[j];
   }
+  total.fold(sums + leaf * columns + c0);
 }
 
 }  // namespace
