@@ -22,7 +22,13 @@ def isa(request):
 
 @pytest.fixture(params=[1, 2, 3])
 def threads(request):
-    before = fs.get_num_threads()
-    fs.set_num_threads(request.param)
+    """Several numbers of threads, and no cut-off: every call of more than one piece is spread over them."""
+    module = backend.native()
+    if module is None:
+        pytest.skip("FUSEDSTEP_BACKEND=reference")
+    before, cutoff = module.get_num_threads(), module.get_serial_bytes()
+    module.set_num_threads(request.param)
+    module.set_serial_bytes(0)
     yield request.param
-    fs.set_num_threads(before)
+    module.set_num_threads(before)
+    module.set_serial_bytes(cutoff)

@@ -112,8 +112,8 @@ void batch_norm(py::handle x_, py::handle weight_, py::handle bias_, py::handle 
 }
 
 void batch_norm_backward(py::handle dy_, py::handle x_, py::handle mean_, py::handle var_, py::handle weight_,
-                         py::handle bias_, py::handle dx_, py::handle dweight_, py::handle dbias_, int axis,
-                         double eps, bool relu, bool training, py::handle dropout_) {
+                         py::handle bias_, py::handle dx_, py::handle dweight_, py::handle dbias_, int axis, double eps,
+                         bool relu, bool training, py::handle dropout_) {
   const Array x = import_array(x_, "x");
   const ChannelShape shape = channel_shape(x, axis);
   const Array mean = optional_vector(mean_, "saved.mean", x, shape.channels);

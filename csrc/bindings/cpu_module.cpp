@@ -17,6 +17,8 @@ PYBIND11_MODULE(_cpu, m, pybind11::mod_gil_not_used()) {
   m.def("set_isa", [](const std::string& name) { cpu::set_isa(name); });  // invalid_argument becomes ValueError
   m.def("get_num_threads", &cpu::num_threads);
   m.def("set_num_threads", &cpu::set_num_threads);
+  m.def("get_serial_bytes", &cpu::serial_bytes);
+  m.def("set_serial_bytes", &cpu::set_serial_bytes);
 #if defined(_OPENMP)
   m.attr("openmp") = true;
 #else

@@ -13,6 +13,11 @@ namespace {
 
 constexpr std::int64_t kPiece = 16384;  // values a task; a multiple of 8 for dropout
 
+// How much longer a value takes than its bytes alone would, for the cut-off of threads.
+constexpr std::int64_t kRandomWork = 4, kTranscendentalWork = 8;
+
+std::int64_t work_of(Activation activation) { return activation >= kTanh ? kTranscendentalWork : 1; }
+
 DropoutKey key_of(const Dropout& d) { return {d.seed, d.offset, dropout_threshold(d.p)}; }
 
 template <class T>
@@ -37,7 +42,7 @@ void dropout(const T* x, T* y, std::int64_t n, const Dropout& dropout, bool relu
   const auto range = kernels().of<T>().dropout[relu];
   const DropoutKey key = key_of(dropout);
   const T scale = scale_of<T>(dropout.p);
-  parallel_ranges(n, kPiece, bytes_of<T>(2, n),
+  parallel_ranges(n, kPiece, kRandomWork * bytes_of<T>(2, n),
                   [&](std::int64_t begin, std::int64_t end) { range(x, y, begin, end, key, scale); });
 }
 
@@ -52,7 +57,7 @@ void dropout_strided(const T* x, const std::int64_t* x_strides, T* y, const std:
   std::int64_t rows = 1;
   for (int axis = 0; axis < last; ++axis) rows *= shape[axis];
   if (columns == 0) return;
-  parallel_ranges(rows, rows_per_task(columns), bytes_of<T>(2, rows * columns),
+  parallel_ranges(rows, rows_per_task(columns), kRandomWork * bytes_of<T>(2, rows * columns),
                   [&](std::int64_t begin, std::int64_t end) {
                     for (std::int64_t row = begin; row < end; ++row) {
                       std::int64_t x_at = 0, y_at = 0, rest = row;
@@ -79,7 +84,7 @@ void dropout_relu_backward(const T* dy, const T* y, T* dx, std::int64_t n, doubl
 void dropout_mask(unsigned char* keep, std::int64_t n, const Dropout& dropout, bool packed) {
   const Kernels& k = kernels();
   const DropoutKey key = key_of(dropout);
-  parallel_ranges(n, kPiece, n, [&](std::int64_t begin, std::int64_t end) {
+  parallel_ranges(n, kPiece, 8 * kRandomWork * n, [&](std::int64_t begin, std::int64_t end) {
     if (!packed) return k.dropout_keep(keep + begin, begin, end, key);
     unsigned char bools[kPiece + 8] = {};
     k.dropout_keep(bools, begin, end, key);
@@ -95,7 +100,7 @@ template <class T>
 void bias_activation(Activation activation, const T* x, const T* bias, T* y, std::int64_t rows, std::int64_t columns,
                      double slope) {
   const auto range = kernels().of<T>().bias_activation[activation];
-  parallel_ranges(rows, rows_per_task(columns), bytes_of<T>(2, rows * columns),
+  parallel_ranges(rows, rows_per_task(columns), work_of(activation) * bytes_of<T>(2, rows * columns),
                   [&](std::int64_t begin, std::int64_t end) {
                     range(x + begin * columns, bias, y + begin * columns, end - begin, columns, static_cast<T>(slope));
                   });
@@ -109,7 +114,7 @@ void bias_activation_backward(Activation activation, const T* dy, const T* saved
   const std::int64_t n = rows * columns;
   if (dbias == nullptr) {
     const auto range = k.activation_backward[activation];
-    parallel_ranges(n, kPiece, bytes_of<T>(3, n), [&](std::int64_t begin, std::int64_t end) {
+    parallel_ranges(n, kPiece, work_of(activation) * bytes_of<T>(3, n), [&](std::int64_t begin, std::int64_t end) {
       range(dy + begin, saved + begin, dx + begin, end - begin, factor);
     });
     return;
@@ -117,7 +122,7 @@ void bias_activation_backward(Activation activation, const T* dy, const T* saved
   const auto leaf_kernel = k.activation_backward_leaf[activation];
   const std::int64_t leaves = leaf_count(rows), blocks = (columns + kWidth - 1) / kWidth;
   std::vector<T> sums(static_cast<std::size_t>(leaves * columns));
-  parallel_for(leaves * blocks, bytes_of<T>(3, n), [&](std::int64_t task) {
+  parallel_for(leaves * blocks, work_of(activation) * bytes_of<T>(3, n), [&](std::int64_t task) {
     const std::int64_t c0 = task % blocks * kWidth;
     leaf_kernel(dy, saved, dx, rows, columns, task / blocks, c0, std::min(columns, c0 + kWidth), factor, sums.data());
   });
@@ -139,7 +144,7 @@ double mean_loss(std::int64_t rows, std::int64_t columns, std::int64_t elements,
     scales[i] = static_cast<T>(weights ? weights[i] / denominator : 1 / denominator);
   }
   std::vector<double> values(static_cast<std::size_t>(rows));
-  parallel_ranges(rows, rows_per_task(columns), bytes_of<T>(3, rows * columns),
+  parallel_ranges(rows, rows_per_task(columns), kTranscendentalWork * bytes_of<T>(3, rows * columns),
                   [&](std::int64_t begin, std::int64_t end) {
                     rows_kernel(values.data(), begin, end, scales.data(), weights != nullptr);
                   });

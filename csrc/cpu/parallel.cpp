@@ -23,6 +23,7 @@ int default_threads() {
 }
 
 std::atomic<int> threads{0};
+std::atomic<std::int64_t> cutoff{kSerialBytes};
 
 #if defined(_OPENMP) && defined(__GNUC__) && (defined(__unix__) || defined(__APPLE__))
 // libgomp's pool does not survive a fork: the child would wait for threads it does not have. Freed before the fork,
@@ -42,6 +43,10 @@ int num_threads() {
 }
 
 void set_num_threads(int n) { threads.store(n, std::memory_order_relaxed); }
+
+std::int64_t serial_bytes() { return cutoff.load(std::memory_order_relaxed); }
+
+void set_serial_bytes(std::int64_t bytes) { cutoff.store(bytes, std::memory_order_relaxed); }
 
 void install_fork_handler() {
 #if defined(__unix__) || defined(__APPLE__)

@@ -41,18 +41,21 @@ class DefaultFloatMode {
   DefaultFloatMode& operator=(const DefaultFloatMode&) = delete;
 };
 
-// Work in this many pieces of memory traffic stays on the calling thread: waking another takes some 10 us, in which
-// one core moves about this many bytes (measured: bench/thread_cutoff.py).
-constexpr std::int64_t kSerialBytes = 1 << 20;
+// Work that moves fewer bytes stays on the calling thread. The default was read off bench/thread_cutoff.py: waking
+// another, passively waiting thread takes some 60 us, and its share of the data must come into its core's cache.
+// Tests set it to 0.
+constexpr std::int64_t kSerialBytes = 12 << 20;
+std::int64_t serial_bytes();
+void set_serial_bytes(std::int64_t bytes);
 
-// f(task) for each task in [0, tasks), on several threads when they move more than kSerialBytes together. Neighbouring
-// tasks stay on one thread. Inside another parallel region it stays serial.
+// f(task) for each task in [0, tasks), on several threads when they move more than serial_bytes() together.
+// Neighbouring tasks stay on one thread. Inside another parallel region it stays serial.
 template <class F>
 void parallel_for(std::int64_t tasks, std::int64_t bytes, const F& f) {
 #if defined(_OPENMP)
   const std::int64_t most = num_threads();
   const int threads = static_cast<int>(tasks < most ? tasks : most);
-  if (threads > 1 && bytes > kSerialBytes && !omp_in_parallel()) {
+  if (threads > 1 && bytes > serial_bytes() && !omp_in_parallel()) {
 #pragma omp parallel num_threads(threads)
     {
       const DefaultFloatMode mode;

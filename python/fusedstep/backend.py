@@ -153,5 +153,9 @@ _ready = False
 
 
 def namespace(array) -> ModuleType:
-    """The library that an array belongs to: numpy, torch or cupy."""
-    return sys.modules[type(array).__module__.partition(".")[0]]
+    """The library that an array, or the class it derives from, belongs to: numpy, torch or cupy."""
+    for kind in type(array).__mro__:
+        library = kind.__module__.partition(".")[0]
+        if library in ("numpy", "torch", "cupy"):
+            return sys.modules[library]
+    raise TypeError(f"no output can be made like a {type(array).__name__}; pass one")

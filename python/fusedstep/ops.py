@@ -21,10 +21,10 @@ import numpy as np
 from . import reference
 from .backend import namespace, native
 from .reference import activations as _activations
-from .reference import dropout as _dropout
 from .reference import losses as _losses
 from .reference import scalars as _scalars
 from .reference.batch_norm import BatchNormSaved, check_batch_norm, check_channel_axis, check_saved
+from .reference.dropout import check_mask_shape
 
 __all__ = [*reference.__all__]
 
@@ -541,7 +541,7 @@ def batch_norm(
         unbiased_running_var,
         dropout,
     )
-    _advance_versions(out, running_mean, running_var)
+    _advance_versions(out, *((running_mean, running_var) if training else ()))
     return out, BatchNormSaved(mean, var, weight, bias, float(eps), bool(relu), bool(training), axis, dropout)
 
 
@@ -706,7 +706,7 @@ def dropout_mask(shape, p, *, seed, offset=0, packed=False):
     if cpu is None:
         return reference.dropout_mask(shape, p, seed=seed, offset=offset, packed=packed)
     _scalars.check_dropout(p, seed, offset)
-    shape = _dropout.check_mask_shape(shape)
+    shape = check_mask_shape(shape)
     size = math.prod(shape)
     mask = np.empty(-(-size // 8), np.uint8) if packed else np.empty(shape, np.bool_)
     cpu.dropout_mask(mask, size, p, seed, offset, packed)

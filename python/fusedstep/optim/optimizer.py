@@ -11,6 +11,7 @@ import numpy as np
 from .. import ops
 from .._arena import aligned_zeros
 from ..nn.parameter import Parameter
+from ..reference.arrays import check_step
 from ..reference.scalars import check_finite, check_range
 
 
@@ -100,7 +101,7 @@ class Optimizer:
     _states: tuple[str, ...] = ()
 
     def __init__(self, params, defaults: dict, *, max_norm=None, ema_decay=None, skip_nonfinite=False, decay_1d=True):
-        if max_norm is not None and not max_norm > 0:
+        if max_norm is not None and check_range(self._method, "max_norm", max_norm, 0) == 0:
             raise ValueError(f"[{self._method}] 'max_norm' must be greater than 0 but got {max_norm!r}")
         if ema_decay is not None:
             check_range(self._method, "ema_decay", ema_decay, 0, 1, closed=True)
@@ -112,6 +113,7 @@ class Optimizer:
         self.param_groups = _split_1d(_groups(self._method, params, defaults), decay_1d)
         self._parameters = [p for group in self.param_groups for p in group["params"]]
         self._grads = [p.grad for p in self._parameters]
+        check_step([p.array for p in self._parameters], self._grads, [])
         self._plans = []
         for group in self.param_groups:
             self._check_group(group)
@@ -163,6 +165,11 @@ class Optimizer:
             What the gradients are multiplied by first, in the same pass: 1 / scale undoes a loss scale.
         """
         multiplier = check_finite(self._method, "grad_multiplier", grad_multiplier)
+        lrs = [self._lr(group) for group in self.param_groups]
+        if len(lrs) > 1:  # one group is checked by the op, but here the first would be written before the second is
+            for (group, _, _, states), lr in zip(self._calls, lrs, strict=True):
+                self._check_group({**group, "lr": lr})
+                self._check_states(group, states)
         if self.max_norm is not None or self.skip_nonfinite:
             norm = ops.global_norm(self._grads) * abs(multiplier)
             if self.skip_nonfinite and not math.isfinite(norm) and not self._gradients_are_finite():
@@ -170,9 +177,9 @@ class Optimizer:
                 return
             if self.max_norm is not None:
                 multiplier *= _clipping_factor(self.max_norm, norm)
-        for group, params, grads, states in self._calls:
+        for (group, params, grads, states), lr in zip(self._calls, lrs, strict=True):
             common = {
-                "lr": self._lr(group),
+                "lr": lr,
                 "weight_decay": group["weight_decay"],
                 "maximize": group["maximize"],
                 "grad_multiplier": multiplier,
@@ -181,6 +188,11 @@ class Optimizer:
             }
             self._update(group, params, grads, states, self.steps + 1, common)
         self.steps += 1
+
+    def _check_states(self, group: dict, states: dict) -> None:
+        missing = set(self._state_names(group)) - states.keys()
+        if missing:
+            raise ValueError(f"[{self._method}] the group has no {min(missing)!r}: switch it on in a new optimizer")
 
     def _gradients_are_finite(self) -> bool:
         return all(np.isfinite(grad).all() for grad in self._grads)
@@ -250,6 +262,10 @@ class Optimizer:
         for key in ("state", "steps", "skipped", "param_groups"):
             if key not in state_dict:
                 raise ValueError(f"[{self._method}] the state dict has no {key!r}")
+        for key in ("steps", "skipped"):
+            count = state_dict[key]
+            if not isinstance(count, int | np.integer) or count < 0:
+                raise ValueError(f"[{self._method}] {key!r} of the state dict must be a count but is {count!r}")
         groups = state_dict["param_groups"]
         if len(groups) != len(self.param_groups):
             raise ValueError(
@@ -269,8 +285,15 @@ class Optimizer:
             self._check_group(merged)
             if self._state_names(merged) != self._state_names(own):
                 raise ValueError(f"[{self._method}] the state dict's hyper-parameters ask for other states: {new}")
-        for name, views in self._state_views().items():
+        own_views = self._state_views()
+        unknown = state_dict["state"].keys() - own_views.keys()
+        if unknown:
+            raise ValueError(f"[{self._method}] the state dict has states of an unknown parameter {min(unknown)!r}")
+        for name, views in own_views.items():
             stored = state_dict["state"].get(name, {})
+            unknown = stored.keys() - views.keys()
+            if unknown:
+                raise ValueError(f"[{self._method}] the state dict has an unknown state {min(unknown)!r} of {name!r}")
             for key, view in views.items():
                 if key not in stored:
                     raise ValueError(f"[{self._method}] the state dict has no {key!r} of {name!r}")

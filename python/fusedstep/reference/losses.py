@@ -81,15 +81,16 @@ def _mean(losses, weights, total):
 
 def softmax_cross_entropy(logits, labels, weights=None, *, out=None):
     """-log softmax(logits)[label], and (softmax - onehot) scaled by the weight of the sample in the mean."""
-    out = check_output("logits", logits, out)
+    check_array("logits", logits)
     if logits.ndim != 2:
         raise ValueError(f"'logits' must have shape (samples, classes) but has shape {logits.shape}")
     samples, classes = logits.shape
     labels = convert_labels(labels, samples, classes)
+    weights, total = check_weights(weights, samples)
+    out = check_output("logits", logits, out)
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
         raise ValueError(f"'labels' must be in [0, {classes}) but labels[{wrong[0]}] is {labels[wrong[0]]}")
-    weights, total = check_weights(weights, samples)
     kind = logits.dtype.type
     rows = np.arange(samples)
     with np.errstate(all="ignore"):

@@ -260,6 +260,8 @@ def ewma(values, beta, *, bias_correction=False):
     values = np.asarray(values)
     if values.ndim == 0:
         raise ValueError("'values' must have at least one axis")
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"'values' has dtype {values.dtype}; accepted are real numbers")
     result = np.empty(values.shape, values.dtype if values.dtype in (np.float32, np.float64) else np.float64)
     kind = result.dtype.type
     average = np.zeros(values.shape[1:], result.dtype)

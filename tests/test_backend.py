@@ -1,0 +1,223 @@
+"""How the backend, the instruction set and the threads are chosen, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fusedstep as fs
+
+BUILT = bool(fs.available_isas())
+built = pytest.mark.skipif(not BUILT, reason="the compiled module is not installed")
+
+OURS = ("FUSEDSTEP_BACKEND", "FUSEDSTEP_ISA", "FUSEDSTEP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+BLOCK = "import sys; sys.modules['fusedstep._cpu'] = None\n"
+INFO = "import json, fusedstep as fs; print(json.dumps(fs.info()))\n"
+KERNEL = """
+import numpy as np, fusedstep as fs
+p = np.ones(3)
+try:
+    fs.ops.sgd_step(p, np.ones(3), lr=0.5)
+    print("stepped", p.tolist())
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+TRAIN = """
+import hashlib, numpy as np, fusedstep as fs
+rng = np.random.default_rng(0)
+X = rng.standard_normal((96, 10), dtype=np.float32)
+y = rng.integers(0, 3, 96)
+model = fs.nn.Sequential(
+    fs.nn.Dense(10, 16), fs.nn.BatchNorm(16), fs.nn.ReLU(), fs.nn.Dropout(0.25), fs.nn.Dense(16, 8), fs.nn.GELU(),
+    fs.nn.Dense(8, 8), fs.nn.Tanh(), fs.nn.Dense(8, 3), seed=1,
+)
+optimizer = fs.optim.AdamW(model.parameters(), lr=0.01, max_norm=1.0, ema_decay=0.9)
+loss = fs.nn.SoftmaxCrossEntropy()
+values = []
+for epoch in range(3):
+    for i in range(0, 96, 32):
+        value, gradient = loss(model.forward(X[i : i + 32]), y[i : i + 32])
+        model.backward(gradient)
+        optimizer.step()
+        values.append(value)
+bits = hashlib.sha256(b"".join(a.tobytes() for a in model.state_dict().values()))
+bits.update(b"".join(a.tobytes() for a in optimizer.averages().values()))
+bits.update(model.predict(X).tobytes() + np.array(values).tobytes())
+print(fs.info()["backend"], bits.hexdigest(), values[-1] < values[0])
+"""
+
+
+def run(code: str, *options: str, **environment: str) -> list[str]:
+    """The lines that `code` prints in a fresh interpreter with these environment variables."""
+    clean = {name: value for name, value in os.environ.items() if name not in OURS}
+    clean |= {"OPENBLAS_NUM_THREADS": "1", **environment}
+    command = [sys.executable, "-W", "error", *options, "-c", code]
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def info(*options: str, code: str = INFO, **environment: str) -> dict:
+    return json.loads(run(code, *options, **environment)[-1])
+
+
+@built
+def test_the_reference_trains_to_the_same_bits_without_the_module():
+    blocked = run(BLOCK + TRAIN, FUSEDSTEP_BACKEND="reference")[0].split()
+    chosen = run(TRAIN, FUSEDSTEP_BACKEND="reference")[0].split()
+    compiled = run(TRAIN)[0].split()
+    assert [blocked[0], chosen[0], compiled[0]] == ["reference", "reference", "cpu"]
+    assert blocked[1] == chosen[1] == compiled[1]
+    assert compiled[2] == "True"
+
+
+@built
+def test_training_has_the_same_bits_on_every_instruction_set():
+    assert len({run(TRAIN, FUSEDSTEP_ISA=isa)[0] for isa in fs.available_isas()}) == 1
+
+
+def test_without_the_module_one_warning():
+    code = """
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import numpy as np, fusedstep as fs
+    imported = len(caught)
+    for _ in range(2):
+        fs.ops.sgd_step(np.ones(3), np.ones(3), lr=0.5)
+        fs.ops.global_norm(np.ones(3))
+print(imported, len(caught), caught[0].category.__name__, caught[0].filename)
+print(caught[0].message)
+"""
+    first, message = run(BLOCK + code)
+    assert first == "0 1 RuntimeWarning <string>"  # "<string>": it points at the user's line
+    assert "slow NumPy reference" in message and "FUSEDSTEP_BACKEND=reference chooses it silently" in message
+    assert "compiled module cannot be imported" in message
+
+
+def test_without_the_module_info_says_why():
+    told = info(code=BLOCK + INFO)
+    assert (told["backend"], told["isa"], told["available_isas"]) == ("reference", None, [])
+    assert "the compiled module cannot be imported" in told["problem"]
+    assert told["num_threads"] == 1 and told["openmp"] is None
+
+
+@built
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("FUSEDSTEP_ISA", "nonsense", ["unknown instruction set 'nonsense'", *fs.available_isas()]),
+        ("FUSEDSTEP_ISA", "", ["unknown instruction set ''", *fs.available_isas()]),
+        ("FUSEDSTEP_NUM_THREADS", "0", ["must be a positive integer but is '0'"]),
+        ("FUSEDSTEP_NUM_THREADS", "abc", ["must be a positive integer but is 'abc'"]),
+        ("FUSEDSTEP_NUM_THREADS", "-1", ["must be a positive integer but is '-1'"]),
+        ("FUSEDSTEP_NUM_THREADS", "1.5", ["must be a positive integer but is '1.5'"]),
+        ("FUSEDSTEP_BACKEND", "foo", ["must be one of auto, reference but is 'foo'"]),
+    ],
+)
+def test_wrong_settings_are_told_at_the_first_kernel(name, value, words):
+    """Importing never fails; every kernel does, with RuntimeError."""
+    (line,) = run(KERNEL, **{name: value})
+    told = info(**{name: value})
+    for word in [name, *words]:
+        assert word in line and word in told["problem"]
+    assert line.startswith("RuntimeError ")
+
+
+@built
+def test_an_instruction_set_that_the_machine_lacks():
+    lacking = [isa for isa in ("avx2", "avx512") if isa not in fs.available_isas()]
+    if not lacking:
+        pytest.skip("this processor has them all")
+    (line,) = run(KERNEL, FUSEDSTEP_ISA=lacking[0])
+    assert line.startswith("RuntimeError FUSEDSTEP_ISA: ")
+    assert f"'{lacking[0]}'" in line and "baseline" in line
+
+
+def test_wrong_backend_without_the_module():
+    (line,) = run(BLOCK + KERNEL, FUSEDSTEP_BACKEND="foo")
+    assert line.startswith("RuntimeError FUSEDSTEP_BACKEND must be one of auto, reference")
+
+
+@built
+@pytest.mark.parametrize("isa", fs.available_isas())
+def test_right_settings(isa):
+    told = info(FUSEDSTEP_ISA=isa, FUSEDSTEP_NUM_THREADS="3", FUSEDSTEP_BACKEND="auto")
+    assert (told["isa"], told["num_threads"], told["backend"], told["problem"]) == (isa, 3, "cpu", None)
+    assert run(KERNEL, FUSEDSTEP_ISA=isa) == ["stepped [0.5, 0.5, 0.5]"]
+
+
+@built
+def test_the_reference_chosen():
+    told = info(FUSEDSTEP_BACKEND="reference", FUSEDSTEP_ISA="nonsense")
+    assert told["backend"] == "reference" and told["isa"] is None
+    told = info(FUSEDSTEP_BACKEND="reference")
+    assert told["problem"] is None and told["available_isas"] == list(fs.available_isas())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"OMP_WAIT_POLICY": "active"},
+        {"GOMP_SPINCOUNT": "7"},
+        {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
+    ],
+)
+def test_the_environment_is_left_as_it_was(given):
+    code = """
+import os
+before = dict(os.environ)
+import fusedstep
+assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
+import ctypes
+getenv = ctypes.CDLL(None).getenv
+getenv.restype = ctypes.c_char_p
+for name in (b"OMP_WAIT_POLICY", b"GOMP_SPINCOUNT"):
+    assert getenv(name) == os.environb.get(name)
+"""
+    assert run(code, **given) == []
+
+
+def test_import_loads_nothing_heavy():
+    code = """
+import sys, fusedstep
+heavy = {"torch", "sklearn", "matplotlib", "scipy", "joblib", "pandas", "cupy", "threadpoolctl"}
+print(sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
+"""
+    assert run(code) == ["[]"]
+
+
+def test_info():
+    told = fs.info()
+    assert json.loads(json.dumps(told)) == told
+    assert told["version"] == fs.__version__ and told["numpy"] == np.__version__
+    assert told["num_threads"] == fs.get_num_threads()
+    keys = "version python numpy backend problem isa available_isas num_threads openmp cuda cuda_devices cuda_reason"
+    assert set(told) == set(keys.split())
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "2", None, True])
+def test_wrong_number_of_threads(n):
+    before = fs.get_num_threads()
+    with pytest.raises(ValueError, match="'n' must be a positive integer but got"):
+        fs.set_num_threads(n)
+    assert fs.get_num_threads() == before
+
+
+@built
+def test_number_of_threads():
+    before = fs.get_num_threads()
+    try:
+        for n in (1, 2, np.int64(3), 10**9):
+            fs.set_num_threads(n)
+            assert fs.get_num_threads() == min(n, 1 << 20)
+        fs.set_num_threads(1000)
+        fs.ops.sgd_step(np.ones(3), np.ones(3), lr=0.1)
+    finally:
+        fs.set_num_threads(before)

@@ -1,0 +1,193 @@
+"""Hyper-parameters, labels, weights and empty batches: refused by name, with one message for both backends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fusedstep import ops, reference
+from valid_calls import STEPS, Call, calls, check_refused, make, refusal
+
+NAN, INF = float("nan"), float("inf")
+RANGES = {  # name: (values out of range, the range in words)
+    "lr": ((-0.1, NAN, INF, 10**400), "[0, inf)"),
+    "weight_decay": ((-1, NAN, INF), "[0, inf)"),
+    "momentum": ((-0.1, NAN, INF), "[0, inf)"),
+    "lr_decay": ((-0.1, NAN, INF), "[0, inf)"),
+    "eps": ((-1e-8, NAN, INF), "[0, inf)"),
+    "alpha": ((-0.1, 1.5, NAN, INF), "[0, 1]"),
+    "ema_decay": ((-0.1, 1.5, NAN, INF), "[0, 1]"),
+    "p": ((-0.1, 1.5, NAN), "[0, 1]"),
+    "beta1": ((-0.1, 1.0, 1.5, NAN), "[0, 1)"),
+    "beta2": ((-0.1, 1.0, 1.5, NAN), "[0, 1)"),
+    "negative_slope": ((-0.1, NAN, INF), "[0, inf)"),
+    "step": ((0, -1, 2**63), "[1, 2**63)"),
+    "num_batches": ((0, -1), "[1, 2**63)"),
+    "seed": ((-1, 2**64), "[0, 2**64)"),
+    "offset": ((-1, 2**64), "[0, 2**64)"),
+}
+INTEGERS = ("step", "num_batches", "seed", "offset")
+COMMON = ("lr", "weight_decay", "ema_decay")
+HYPER = {
+    "sgd_step": ("SGD", (*COMMON, "momentum")),
+    "adagrad_step": ("Adagrad", (*COMMON, "lr_decay", "eps", "step")),
+    "rmsprop_step": ("RMSprop", (*COMMON, "alpha", "eps", "momentum")),
+    "adam_step": ("Adam", (*COMMON, "beta1", "beta2", "eps", "step")),
+    "dropout": ("Dropout", ("p", "seed", "offset")),
+    "dropout_backward": ("Dropout", ("p", "seed", "offset")),
+    "dropout_backward, relu": ("Dropout", ("p", "seed", "offset")),
+    "batch_norm": ("BatchNorm", ("momentum", "eps", "num_batches")),
+    "bias_activation": ("LeakyReLU", ("negative_slope",)),
+    "bias_activation_backward": ("LeakyReLU", ("negative_slope",)),
+}
+
+
+def with_option(key, name, value) -> Call:
+    call = calls()[key]
+    if name in ("beta1", "beta2"):
+        name, value = "betas", (value, 0.9) if name == "beta1" else (0.9, value)
+    call.options = {**call.options, name: value}
+    if name == "num_batches":
+        call.options["momentum"] = None
+    return call
+
+
+@pytest.mark.parametrize(("key", "name"), [(key, name) for key, (_, names) in HYPER.items() for name in names])
+def test_hyper_parameters(key, name):
+    method = HYPER[key][0]
+    values, words = RANGES[name]
+    if key == "batch_norm" and name == "momentum":
+        words, values = "[0, 1]", (*values, 1.5)
+    for value in values:
+        message = f"[{method}] '{name}' must be in {words} but got {value!r}"
+        assert refusal(with_option(key, name, value), ops) == (ValueError, message)
+        check_refused(with_option(key, name, value), ValueError, message)
+    kind = "an integer" if name in INTEGERS else "a number"
+    for value in ("0.1", 1j, [0.1], np.array([0.1]), *((1.0,) if name in INTEGERS else ())):
+        message = f"[{method}] '{name}' must be {kind} but got {value!r}"
+        check_refused(with_option(key, name, value), TypeError, message)
+
+
+OTHER_OPTIONS = [
+    (STEPS, {"grad_multiplier": NAN}, ValueError, "'grad_multiplier' must be finite but got nan"),
+    (STEPS, {"grad_multiplier": INF}, ValueError, "'grad_multiplier' must be finite but got inf"),
+    (STEPS, {"grad_multiplier": None}, TypeError, "'grad_multiplier' must be a number but got None"),
+    (STEPS, {"lr": None}, TypeError, "'lr' must be a number but got None"),
+    (STEPS, {"ema_decay": None}, ValueError, "'ema_params' needs 'ema_decay'"),
+    (STEPS, {"ema_params": None}, ValueError, "'ema_decay' needs 'ema_params'"),
+    (["sgd_step"], {"dampening": NAN}, ValueError, "[SGD] 'dampening' must be finite but got nan"),
+    (["sgd_step"], {"momentum_buffers": None}, ValueError, "'momentum_buffers' must be given when 'momentum'"),
+    (["rmsprop_step"], {"momentum_buffers": None}, ValueError, "'momentum_buffers' must be given when 'momentum'"),
+    (["rmsprop_step"], {"centered": False}, ValueError, "'grad_avgs' must be given when, and only when, 'centered'"),
+    (["rmsprop_step"], {"grad_avgs": None}, ValueError, "'grad_avgs' must be given when, and only when, 'centered'"),
+    (["adam_step"], {"amsgrad": False}, ValueError, "'max_exp_avg_sqs' must be given when, and only when"),
+    (["adam_step"], {"betas": 0.9}, ValueError, "[Adam] 'betas' must be a pair of numbers but got 0.9"),
+    (["adam_step"], {"betas": (0.9,)}, ValueError, "[Adam] 'betas' must be a pair of numbers but got (0.9,)"),
+    (["adam_step"], {"eps_mode": "under"}, ValueError, "'eps_mode' must be 'outside' or 'inside' but got 'under'"),
+    (["batch_norm"], {"channel_axis": 2}, ValueError, "[BatchNorm] 'channel_axis' must be in [-2, 2) but got 2"),
+    (["batch_norm"], {"channel_axis": 1.0}, TypeError, "[BatchNorm] 'channel_axis' must be an integer but got 1.0"),
+    (["batch_norm"], {"momentum": None}, ValueError, "'num_batches' must be given when 'momentum' is None"),
+    (["batch_norm"], {"dropout": 0.5}, ValueError, "[BatchNorm] 'dropout' must be (p, seed, offset) but got 0.5"),
+    (["batch_norm"], {"dropout": (1.5, 0, 0)}, ValueError, "[Dropout] 'p' must be in [0, 1] but got 1.5"),
+    (["batch_norm"], {"running_var": None}, ValueError, "'running_mean' and 'running_var' must be given together"),
+    (["batch_norm, evaluation"], {"running_var": None, "running_mean": None}, ValueError, "'training' is False"),
+    (["batch_norm_backward"], {"saved": {}}, TypeError, "'saved' must be what batch_norm returned but got dict"),
+    (["bias_activation", "bias_activation_backward"], {"activation": "swish"}, ValueError, "'activation' must be one"),
+]
+
+
+@pytest.mark.parametrize(("keys", "options", "error", "words"), OTHER_OPTIONS)
+def test_other_options(keys, options, error, words):
+    for key in keys:
+        call = calls()[key]
+        call.arrays = {n: a for n, a in call.arrays.items() if n not in options}
+        call.options = {**call.options, **options}
+        call.saved = None if "saved" in options else call.saved
+        check_refused(call, error, words)
+
+
+LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy", "mean_squared_error")
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "words"),
+    [
+        (np.ones(5), ValueError, "'weights' has shape (5,) but there are 6 samples"),
+        (np.ones((6, 1)), ValueError, "'weights' has shape (6, 1)"),
+        (np.zeros(6), ValueError, "'weights' are all zero"),
+        (np.full(6, -1.0), ValueError, "'weights' must be finite and not negative"),
+        (np.full(6, NAN), ValueError, "'weights' must be finite and not negative"),
+        (np.full(6, 1e308), ValueError, "'weights' add up to infinity"),
+        (np.full(6, 1j), TypeError, "'weights' has dtype complex128"),
+        (["a"] * 6, TypeError, "'weights' has dtype <U1"),
+    ],
+)
+@pytest.mark.parametrize("key", LOSSES)
+def test_weights(key, weights, error, words):
+    call = calls()[key]
+    call.options = {**call.options, "weights": weights}
+    check_refused(call, error, words)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "words"),
+    [
+        (np.array([0, 1, 4, 3, 0, 1]), ValueError, "'labels' must be in [0, 4) but labels[2] is 4"),
+        (np.array([0, 1, 2, 3, 0, -1]), ValueError, "'labels' must be in [0, 4) but labels[5] is -1"),
+        (np.zeros(5, int), ValueError, "'labels' has shape (5,) but 'logits' has shape (6, 4)"),
+        (np.zeros((6, 4), int), ValueError, "'labels' has shape (6, 4)"),
+        (np.zeros(6), TypeError, "'labels' has dtype float64; accepted are integers"),
+        (np.zeros(6, bool), TypeError, "'labels' has dtype bool; accepted are integers"),
+        (["a"] * 6, TypeError, "'labels' has dtype <U1; accepted are integers"),
+    ],
+)
+def test_labels(labels, error, words):
+    call = calls()["softmax_cross_entropy"]
+    call.options = {"labels": labels}
+    check_refused(call, error, words)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, NAN])
+def test_targets_that_are_no_probabilities(value):
+    call = calls()["sigmoid_cross_entropy"]
+    call.arrays["target"][3, 1] = value
+    check_refused(call, ValueError, "'target' must hold values in [0, 1]")
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (3, 0, 2)])
+@pytest.mark.parametrize("key", [*STEPS, "dropout", "dropout_backward", "bias_activation", "global_norm"])
+def test_empty_arrays_are_no_ops(key, shape):
+    for module in (ops, reference):
+        call = calls()[key]
+        call.arrays = {n: np.empty(shape, np.float32) for n in call.arrays if n != "bias"}
+        call.run(module)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "words"),
+    [
+        ("batch_norm, new outputs", (0, 4), "'x' is empty (shape (0, 4)): there are no batch statistics"),
+        ("batch_norm, new outputs", (1, 4), "'x' has one value a channel (shape (1, 4)): there is no variance"),
+        ("batch_norm, new outputs", (1, 4, 1), "'x' has one value a channel (shape (1, 4, 1))"),
+        *((f"{key}, new outputs", (0, 4), "is empty (shape (0, 4)): there is no mean") for key in LOSSES),
+    ],
+)
+def test_no_statistics_of_nothing(key, shape, words):
+    call = calls()[key]
+    call.arrays = {n: make(n, shape) if a.ndim == 2 else a for n, a in call.arrays.items()}
+    call.options = {**call.options, "labels": np.zeros(0, int)} if key.startswith("softmax") else call.options
+    check_refused(call, ValueError, words)
+
+
+@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "reference"])
+def test_mask_and_series(module):
+    for shape, error in [(-1, ValueError), ((2, -1), ValueError), (1.5, TypeError), ((2, 1.5), TypeError)]:
+        with pytest.raises(error, match="'shape' must"):
+            module.dropout_mask(shape, 0.5, seed=0)
+    with pytest.raises(ValueError, match=r"\[ewma\] 'beta' must be in \[0, 1\) but got 1"):
+        module.ewma([1.0], 1)
+    with pytest.raises(ValueError, match="'values' must have at least one axis"):
+        module.ewma(1.0, 0.5)
+    for values in ([1j], ["a"], [None]):
+        with pytest.raises(TypeError, match="'values' has dtype"):
+            module.ewma(values, 0.5)

@@ -1,0 +1,237 @@
+"""The public names and their arguments, as the design lists them; docstrings; doctests of the whole package."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import sys
+
+import numpy as np
+import pytest
+
+import fusedstep as fs
+
+REQUIRED = object()
+STEP = {"weight_decay": 0.0, "decoupled_weight_decay": False, "maximize": False, "grad_multiplier": 1.0}
+
+OPS = {
+    "sgd_step": ("params grads", {"momentum_buffers": None}, {"momentum": 0.0, "dampening": 0.0, "nesterov": False}),
+    "adagrad_step": ("params grads state_sums", {}, {"step": 1, "lr_decay": 0.0, "eps": 1e-10}),
+    "rmsprop_step": (
+        "params grads square_avgs",
+        {"momentum_buffers": None, "grad_avgs": None},
+        {"alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False},
+    ),
+    "adam_step": (
+        "params grads exp_avgs exp_avg_sqs",
+        {"max_exp_avg_sqs": None},
+        {
+            "step": REQUIRED,
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "amsgrad": False,
+            "bias_correction": True,
+            "eps_mode": "outside",
+        },
+    ),
+    "global_norm": ("grads", {}, {"out": None}),
+    "batch_norm": (
+        "x",
+        {"weight": None, "bias": None, "running_mean": None, "running_var": None},
+        {
+            "training": True,
+            "momentum": 0.1,
+            "eps": 1e-5,
+            "channel_axis": 1,
+            "relu": False,
+            "unbiased_running_var": True,
+            "num_batches": None,
+            "out": None,
+        },
+    ),
+    "batch_norm_backward": ("dy x saved", {}, {"dx": None}),
+    "dropout": ("x p", {}, {"seed": REQUIRED, "offset": 0, "out": None}),
+    "dropout_backward": ("dy p", {}, {"seed": REQUIRED, "offset": 0, "out": None}),
+    "dropout_mask": ("shape p", {}, {"seed": REQUIRED, "offset": 0, "packed": False}),
+    "ewma": ("values beta", {}, {"bias_correction": False}),
+}
+
+# name: the positional arguments, "name" or "name=default"; then those by name alone
+SIGNATURES = {
+    "set_num_threads": ("n", ""),
+    "get_num_threads": ("", ""),
+    "available_isas": ("", ""),
+    "info": ("", ""),
+    "nn.load": ("path", ""),
+    "nn.Dense": ("in_features out_features init='he'", ""),
+    "nn.BatchNorm": ("features", ""),
+    "nn.Dropout": ("p", ""),
+    **{f"nn.{name}": ("", "") for name in ("ReLU", "LeakyReLU", "Tanh", "Sigmoid", "GELU", "Flatten")},
+    "nn.Sequential": ("*layers", "seed=0"),
+    "nn.Sequential.forward": ("self x training=True", ""),
+    "nn.Sequential.backward": ("self dy", ""),
+    "nn.Sequential.predict": ("self x", ""),
+    "nn.Sequential.parameters": ("self", ""),
+    "nn.Sequential.state_dict": ("self", ""),
+    "nn.Sequential.save": ("self path", ""),
+    **{f"nn.{name}": ("", "") for name in ("SoftmaxCrossEntropy", "SigmoidCrossEntropy", "MeanSquaredError")},
+    **{
+        f"nn.{name}.__call__": ("self output target weights=None", "")
+        for name in ("SoftmaxCrossEntropy", "SigmoidCrossEntropy", "MeanSquaredError")
+    },
+    **{
+        f"optim.{name}": ("params lr", "max_norm=None ema_decay=None skip_nonfinite=False")
+        for name in ("SGD", "Momentum", "Adagrad", "RMSprop", "Adam", "AdamW")
+    },
+    "optim.Optimizer.step": ("self", ""),
+    "optim.Optimizer.zero_grad": ("self", ""),
+    "optim.Optimizer.state_dict": ("self", ""),
+    "optim.schedules.constant": ("lr", ""),
+    "optim.schedules.inverse_time": ("lr decay", ""),
+    "optim.schedules.inverse_sqrt": ("lr", ""),
+    "optim.schedules.step_decay": ("lr every", ""),
+    "optim.schedules.exponential": ("lr factor", ""),
+    "optim.schedules.cosine": ("lr steps", ""),
+    "optim.schedules.warmup_cosine": ("lr steps warmup_steps", ""),
+    "optim.schedules.one_cycle": ("lr steps", ""),
+    "data.MiniBatches": ("*arrays", "batch_size shuffle=True seed=0 last='keep'"),
+    "model_selection.RotatingKFold": ("n_splits=5", "shuffle=True random_state=None"),
+    "model_selection.RotatingKFold.split": ("self X y=None groups=None", "stratify=None"),
+    "model_selection.cross_validate": (
+        "make_model make_optimizer loss X y",
+        "cv stratify=None groups=None preprocess=None metrics=() n_jobs=None random_state=None",
+    ),
+    "fit": (
+        "model optimizer loss train validation=None",
+        "epochs batch_size=128 callbacks=() progress=True seed=0",
+    ),
+    "callbacks.EarlyStopping": ("patience=10 restore_best=True", ""),
+    "callbacks.Checkpoint": ("path every=1", ""),
+    "callbacks.StopOnNaN": ("", ""),
+    "History.plot": ("self path=None", ""),
+    "History.to_json": ("self path", ""),
+}
+
+
+def find(path: str):
+    thing = fs
+    for name in path.split("."):
+        thing = getattr(thing, name)
+    return thing
+
+
+def arguments(function) -> dict[str, inspect.Parameter]:
+    """The parameters of a function or class; those behind **options are the base class's."""
+    found = dict(inspect.signature(function).parameters)
+    if inspect.isclass(function) and any(p.kind is p.VAR_KEYWORD for p in found.values()):
+        for base in function.__mro__[1:-1]:
+            found = {**inspect.signature(base).parameters, **found}
+        found.pop("defaults", None)  # what the classes tell each other
+    return found
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_ops(name):
+    positional, optional, keywords = OPS[name]
+    found = arguments(getattr(fs.ops, name))
+    expected = {n: (REQUIRED, False) for n in positional.split()} | {n: (v, False) for n, v in optional.items()}
+    if name.endswith("_step"):
+        keywords = {"lr": REQUIRED, **keywords, **STEP}
+    expected |= {n: (v, True) for n, v in keywords.items()}
+    for argument, (default, by_name) in expected.items():
+        parameter = found[argument]
+        assert (parameter.kind is parameter.KEYWORD_ONLY) == by_name, argument
+        assert parameter.default == (parameter.empty if default is REQUIRED else default), argument
+    assert list(found)[: len(positional.split()) + len(optional)] == [*positional.split(), *optional]
+
+
+def test_reference_has_the_same_names_and_arguments():
+    assert set(fs.ops.__all__) == set(fs.reference.__all__)
+    for name in fs.reference.__all__:
+        assert arguments(getattr(fs.ops, name)) == arguments(getattr(fs.reference, name)), name
+
+
+@pytest.mark.parametrize("path", SIGNATURES)
+def test_signatures(path):
+    positional, by_name = (part.split() for part in SIGNATURES[path])
+    found = arguments(find(path))
+    ordered = [n for n, p in inspect.signature(find(path)).parameters.items() if p.kind is not p.KEYWORD_ONLY]
+    for place, text in enumerate(positional):
+        name, _, default = text.lstrip("*").partition("=")
+        assert ordered[place] == name
+        assert (found[name].kind is inspect.Parameter.VAR_POSITIONAL) == text.startswith("*")
+        assert not default or repr(found[name].default) == default, text
+    for text in by_name:
+        name, _, default = text.partition("=")
+        assert not default or repr(found[name].default) == default, text
+    required = {n for n, p in found.items() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    assert required <= {text.partition("=")[0] for text in (*positional, *by_name)}
+
+
+def test_what_a_history_and_a_model_offer():
+    history = fs.History()
+    assert list(history.rows) == [] and hasattr(history, "best_epoch")
+    net = fs.nn.Sequential(fs.nn.Dense(2, 3), fs.nn.BatchNorm(3))
+    net.load_state_dict(net.state_dict())
+    optimizer = fs.optim.Adam(net.parameters())
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.skipped == 0
+    x = np.array([[1.0, 2.0], [3.0, 5.0]])
+    _, saved = fs.ops.batch_norm(x, relu=True)
+    for name in ("mean", "var", "eps", "relu", "training", "weight", "bias"):
+        assert hasattr(saved, name)
+    assert saved.mean.shape == saved.var.shape == (2,)
+
+
+def modules() -> list:
+    """All modules of the package but the compiled one."""
+    names = [module.name for module in pkgutil.walk_packages(fs.__path__, "fusedstep.")]
+    return [fs, *(importlib.import_module(name) for name in names if not name.endswith(("._cpu", ".__main__")))]
+
+
+def public(module):
+    """(path, thing, documentation) for the functions and classes that a module offers, and their methods."""
+    package, _, last = module.__name__.rpartition(".")
+    exported = getattr(sys.modules.get(package), "__all__", ())
+    opened = last in exported and inspect.ismodule(getattr(sys.modules[package], last))
+    inner = package not in ("", "fusedstep") and not opened  # offers what its package exports
+    for name, thing in vars(module).items():
+        defined = getattr(thing, "__module__", None) == module.__name__
+        if not defined or name.startswith("_") or (inner and name not in exported):
+            continue
+        if inspect.isfunction(thing) or inspect.isclass(thing):
+            yield f"{module.__name__}.{name}", inspect.getdoc(thing)
+        if inspect.isclass(thing):
+            for key, member in vars(thing).items():
+                if not key.startswith("_") and inspect.isfunction(member):
+                    yield f"{module.__name__}.{name}.{key}", inspect.getdoc(getattr(thing, key))
+                elif not key.startswith("_") and isinstance(member, property):  # there, or among the class's attributes
+                    yield f"{module.__name__}.{name}.{key}", inspect.getdoc(member) or key in inspect.getdoc(thing)
+
+
+def test_everything_public_has_a_docstring():
+    assert [module.__name__ for module in modules() if not (module.__doc__ or "").strip()] == []
+    open_modules = [m for m in modules() if not any(part.startswith("_") for part in m.__name__.split("."))]
+    documented = {path: doc for module in open_modules for path, doc in public(module)}
+    assert {"fusedstep.ops.adam_step", "fusedstep.optim.optimizer.Optimizer.step"} <= documented.keys()
+    assert [path for path, doc in documented.items() if not doc] == []
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if hasattr(m, "__all__")], ids=lambda m: m.__name__)
+def test_exported_names_exist(module):
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+    assert len(set(module.__all__)) == len(module.__all__)
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda m: m.__name__)
+def test_doctests(module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    assert failed == 0
+
+
+def test_public_functions_of_the_kernels_have_examples():
+    without = [name for name in fs.ops.__all__ if ">>>" not in inspect.getdoc(getattr(fs.ops, name))]
+    assert without in ([], ["BatchNormSaved"])
