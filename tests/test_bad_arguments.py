@@ -136,9 +136,9 @@ def test_weights(key, weights, error, words):
         (np.array([0, 1, 2, 3, 0, -1]), ValueError, "'labels' must be in [0, 4) but labels[5] is -1"),
         (np.zeros(5, int), ValueError, "'labels' has shape (5,) but 'logits' has shape (6, 4)"),
         (np.zeros((6, 4), int), ValueError, "'labels' has shape (6, 4)"),
-        (np.zeros(6), TypeError, "'labels' has dtype float64; accepted are integers"),
-        (np.zeros(6, bool), TypeError, "'labels' has dtype bool; accepted are integers"),
-        (["a"] * 6, TypeError, "'labels' has dtype <U1; accepted are integers"),
+        (np.zeros(6), ValueError, "'labels' has dtype float64; accepted are integers"),
+        (np.zeros(6, bool), ValueError, "'labels' has dtype bool; accepted are integers"),
+        (["a"] * 6, ValueError, "'labels' has dtype <U1; accepted are integers"),
     ],
 )
 def test_labels(labels, error, words):

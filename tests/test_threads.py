@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -68,6 +69,41 @@ def forked() -> tuple[int, int, bytes]:
     finally:
         child.kill()
         child.join()
+
+
+@compiled
+@linux
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_serial_inside_another_parallel_region(tmp_path):
+    """A caller's own OpenMP region, of the same runtime: the kernel must not open another within it."""
+    source, library = tmp_path / "region.cpp", tmp_path / "region.so"
+    pragmas = "#pragma omp parallel num_threads(2)\n#pragma omp master\n"
+    source.write_text('extern "C" void call_inside(void (*f)()) {\n' + pragmas + "f();\n}\n")
+    subprocess.run(["g++", "-fopenmp", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    script = f"""
+import ctypes, os
+import numpy as np
+import fusedstep as fs
+fs.set_num_threads(4)  # not the region's number, so that a region of ours would show
+arrays = [np.ones({SIZE}, np.float32) for _ in range(4)]
+count = lambda: len(os.listdir("/proc/self/task"))
+seen = []
+def kernel():
+    before = count()
+    fs.ops.adam_step(*arrays, lr=0.1, step=1)
+    seen.append((before, count()))
+call_inside = ctypes.CDLL({str(library)!r}).call_inside
+call_inside(ctypes.CFUNCTYPE(None)(kernel))
+before = count()
+fs.ops.adam_step(*arrays, lr=0.1, step=2)
+print(*seen[0], before, count())
+"""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=60)
+    assert run.returncode == 0, run.stderr
+    before_inside, after_inside, before_outside, after_outside = map(int, run.stdout.split())
+    assert after_inside == before_inside, "the kernel opened a region inside the caller's"
+    assert after_outside > before_outside, "outside, it uses its threads"
 
 
 @compiled

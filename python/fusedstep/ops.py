@@ -818,7 +818,8 @@ def softmax_cross_entropy(logits, labels, weights=None, *, out=None):
     Raises
     ------
     ValueError
-        Besides the module's own: a label out of range, an empty batch; before any gradient is written.
+        Besides the module's own: a label that is no integer or out of range, an empty batch; before any gradient is
+        written.
 
     Notes
     -----

@@ -37,14 +37,14 @@ def _number(method: str, name: str, value) -> float:
 
 def check_range(method: str, name: str, value, low: float, high: float = math.inf, *, closed: bool = False) -> float:
     """`value` as a float in [low, high), or in [low, high] when `closed`; ValueError otherwise."""
-    number = _number(method, name, value)
+    number = value if type(value) is float else _number(method, name, value)  # it counts at every small step
     if low <= number < high or (closed and number == high):
         return number
     raise ValueError(f"[{method}] '{name}' must be in [{low:g}, {high:g}{']' if closed else ')'} but got {value!r}")
 
 
 def check_finite(method: str, name: str, value) -> float:
-    number = _number(method, name, value)
+    number = value if type(value) is float else _number(method, name, value)
     if math.isfinite(number):
         return number
     raise ValueError(f"[{method}] '{name}' must be finite but got {value!r}")
