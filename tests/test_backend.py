@@ -214,9 +214,11 @@ def test_wrong_number_of_threads(n):
 def test_number_of_threads():
     before = fs.get_num_threads()
     try:
-        for n in (1, 2, np.int64(3), 10**9):
+        for n in (1, 2, np.int64(3)):
             fs.set_num_threads(n)
-            assert fs.get_num_threads() == min(n, 1 << 20)
+            assert fs.get_num_threads() == n
+        fs.set_num_threads(10**9)  # capped: the runtime would end the process when it cannot start them
+        assert 64 <= fs.get_num_threads() <= max(64, 2 * os.cpu_count())
         fs.set_num_threads(1000)
         fs.ops.sgd_step(np.ones(3), np.ones(3), lr=0.1)
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -191,3 +193,67 @@ def test_mask_and_series(module):
     for values in ([1j], ["a"], [None]):
         with pytest.raises(TypeError, match="'values' has dtype"):
             module.ewma(values, 0.5)
+
+
+@pytest.mark.parametrize("module", [ops, reference])
+@pytest.mark.parametrize(
+    ("op", "missing"),
+    [("adagrad_step", 2), ("rmsprop_step", 2), ("adam_step", 2), ("adam_step", 3), ("sgd_step", 0), ("sgd_step", 1)],
+)
+def test_none_in_place_of_an_array(module, op, missing):
+    arrays = [np.ones(3) for _ in range({"sgd_step": 3, "adagrad_step": 3, "rmsprop_step": 3, "adam_step": 4}[op])]
+    arrays[missing] = None
+    step = {} if op in ("sgd_step", "rmsprop_step") else {"step": 1}
+    with pytest.raises(TypeError, match="must be an array but got NoneType"):
+        getattr(module, op)(*arrays, lr=0.1, weight_decay=0.5, decoupled_weight_decay=True, **step)
+    assert all((array == 1).all() for array in arrays if array is not None)
+
+
+@pytest.mark.parametrize("module", [ops, reference])
+def test_gradient_over_labels_or_weights(module):
+    memory = np.zeros(2 * 8)
+    with pytest.raises(ValueError, match="overlap in memory"):
+        module.softmax_cross_entropy(np.ones((8, 2)), memory.view(np.int64)[:8], out=memory.reshape(8, 2))
+    weights = np.array([1.0, 3.0])
+    for op in ("mean_squared_error", "sigmoid_cross_entropy"):
+        with pytest.raises(ValueError, match="overlap in memory"):
+            getattr(module, op)(np.ones((2, 1)), np.zeros((2, 1)), weights, out=weights.reshape(2, 1))
+    assert weights.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("module", [ops, reference])
+def test_arrays_that_are_not_what_their_memory_holds(module):
+    for x in (np.ma.masked_array(np.ones((2, 2)), [[0, 1], [0, 0]]), np.ones((2, 2)).view(np.matrix)):
+        with pytest.raises(TypeError, match=f"must be a plain array but got {type(x).__name__}"):
+            module.sgd_step(np.ones((2, 2)), x, lr=0.1)
+
+
+def test_torch_negative_bit():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match=r"'grads' has torch's negative bit set; pass grads.resolve_neg\(\)"):
+        ops.sgd_step(torch.zeros(4), torch._neg_view(torch.ones(4)), lr=1.0)
+
+
+@pytest.mark.parametrize("module", [ops, reference])
+@pytest.mark.parametrize("field", ["mean", "eps", "dropout"])
+def test_tampered_saved(module, field):
+    x = np.arange(6.0).reshape(3, 2)
+    _, saved = module.batch_norm(x)
+    wrong = dataclasses.replace(saved, **{field: {"mean": None, "eps": NAN, "dropout": (NAN, 0, 0)}[field]})
+    with pytest.raises((TypeError, ValueError)):
+        module.batch_norm_backward(x, x, wrong)
+
+
+def test_a_list_that_changes_while_it_is_read():
+    class Clearing:
+        def __init__(self, array, other):
+            self.array, self.other = array, other
+
+        def __dlpack__(self, **options):
+            self.other.clear()
+            return self.array.__dlpack__(**options)
+
+    grads = [np.ones(3), np.ones(3)]
+    params = [np.zeros(3), np.zeros(3)]
+    ops.sgd_step([Clearing(params[0], grads), params[1]], grads, lr=1.0)
+    assert (params[1] == -1).all() and grads == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -245,3 +247,9 @@ def test_the_reference_takes_the_same_steps(method, arguments, monkeypatch):
     monkeypatch.setattr(backend, "_active", None)
     train(alone, method(alone, max_norm=1.0, ema_decay=0.5, **arguments))
     assert_equal(params, alone)
+
+
+def test_an_optimizer_is_not_copied_without_its_model():
+    p = fs.nn.Parameter(np.ones(2), np.ones(2), "p")
+    with pytest.raises(TypeError, match=r"make a new one .* load_state_dict"):
+        copy.deepcopy(fs.optim.Adam([p]))

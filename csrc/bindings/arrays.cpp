@@ -103,16 +103,32 @@ PyObject* export_capsule(PyObject* object) {
   return PyObject_VectorcallMethod(names().dlpack, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
 }
 
-py::object capsule_of(py::handle object, const Array& array) {
+// Arrays whose values are not what their memory holds.
+void check_plain(py::handle object, const Array& array) {
+  const std::string type = type_name(object);
+  if (type == "numpy.ndarray") return;
+  if (type == "MaskedArray" || type == "matrix") {
+    throw py::type_error(array.label() + " must be a plain array but got " + type);
+  }
+  if (py::hasattr(object, "is_neg") && py::bool_(object.attr("is_neg")())) {
+    throw py::value_error(array.label() + " has torch's negative bit set; pass " + array.place() + ".resolve_neg()");
+  }
+}
+
+py::object capsule_of(py::handle object, const Array& array, bool detached = false) {
   PyObject* capsule = export_capsule(object.ptr());
-  if (capsule != nullptr) return py::reinterpret_steal<py::object>(capsule);
+  if (capsule != nullptr) {
+    const auto exported = py::reinterpret_steal<py::object>(capsule);
+    check_plain(object, array);
+    return exported;
+  }
   py::error_already_set error;
   if (!py::hasattr(object, "__dlpack__")) {
     throw py::type_error(array.label() + " must be an array but got " + type_name(object));
   }
   // torch does not export what autograd tracks; the step is meant to stay outside the graph.
-  if (py::getattr(object, "requires_grad", py::bool_(false)).cast<bool>()) {
-    return capsule_of(object.attr("detach")(), array);
+  if (!detached && py::bool_(py::getattr(object, "requires_grad", py::bool_(false)))) {
+    return capsule_of(object.attr("detach")(), array, true);
   }
   if (!py::hasattr(object, "dtype")) throw error;
   const std::string dtype = py::str(object.attr("dtype"));
@@ -237,8 +253,8 @@ void check_same_layout(const Array& array, const Array& other) {
     if (other.shape[axis] == 1 || array.strides[axis] == other.strides[axis]) continue;
     throw py::value_error(array.label() + " is laid out in memory otherwise than " + other.label() + " (strides " +
                           strides_text(array) + " and " + strides_text(other) +
-                          "); copy it into the same layout: numpy.copyto(numpy.empty_like(" + other.place() + "), " +
-                          array.place() + ")");
+                          "); copy it into the same layout: copy = numpy.empty_like(" + other.place() +
+                          "); copy[...] = " + array.place());
   }
 }
 
@@ -264,8 +280,8 @@ bool is_dense(const Array& array) {
 void check_dense(const Array& array) {
   if (array.size == 0 || is_dense(array)) return;
   throw py::value_error(array.label() + " has gaps in memory (strides " + strides_text(array) +
-                        ") and cannot be walked in place; pass a contiguous array: numpy.ascontiguousarray(" +
-                        array.place() + ")");
+                        ") and cannot be walked in place; work on a copy, numpy.ascontiguousarray(" + array.place() +
+                        "), and write that back");
 }
 
 void check_distinct(const Array& array) {

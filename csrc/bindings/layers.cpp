@@ -96,6 +96,7 @@ double softmax_cross_entropy(py::handle logits_, py::handle labels_, py::handle 
   check_out(out, logits);
   const Array labels = import_array(labels_, "labels", Accept::kAny), weights = imported_weights(weights_);
   const std::int64_t rows = logits.shape[0], classes = logits.shape[1];
+  check_overlap({&out}, {&labels, &weights});
   const auto* label = labels.as<const std::int64_t>();
   for (std::int64_t i = 0; i < rows; ++i) {
     if (label[i] >= 0 && label[i] < classes) continue;
@@ -130,7 +131,7 @@ double pairwise_loss(cpu::Pairwise loss, const char* name, py::handle x_, py::ha
   check_same_dtype(target, x);
   check_same_shape(target, x);
   check_c_contiguous(target);
-  check_overlap({&out}, {&target});
+  check_overlap({&out}, {&target, &weights});
   if (loss == cpu::Pairwise::kSigmoidCrossEntropy) check_probabilities(target);
   return by_dtype(x, [&](auto zero) {
     using T = decltype(zero);

@@ -21,26 +21,44 @@ struct Common {
         ema_decay(t[5].cast<double>()) {}
 };
 
+enum class Presence { kRequired, kOptional };
+
 struct Column {
   const char* name;
-  py::handle arrays;  // None: not there
+  py::object arrays;
+  std::size_t count;
+
+  // A list is copied: it must not change under the checks.
+  Column(const char* column, py::handle given) : name(column) {
+    const bool many = PyList_Check(given.ptr()) || PyTuple_Check(given.ptr());
+    arrays = many ? py::reinterpret_steal<py::object>(PySequence_Tuple(given.ptr()))
+                  : py::reinterpret_borrow<py::object>(given);
+    if (!arrays) throw py::error_already_set();
+    count = many ? py::len(arrays) : 1;
+  }
+};
+
+struct State {
+  const char* name;
+  py::handle arrays;  // None: not there, if it is optional
+  Presence presence = Presence::kRequired;
 };
 
 // The arrays of a step, imported and checked: column 0 the parameters, 1 the gradients, then the states.
 class StepInput {
  public:
-  StepInput(py::handle params, py::handle grads, std::initializer_list<Column> states, py::handle ema) {
+  StepInput(py::handle params, py::handle grads, std::initializer_list<State> states, py::handle ema) {
     std::vector<Column> given{{"params", params}, {"grads", grads}};
-    for (const Column& state : states) {
-      if (!state.arrays.is_none()) given.push_back(state);
+    for (const State& state : states) {
+      if (state.presence == Presence::kRequired || !state.arrays.is_none())
+        given.emplace_back(state.name, state.arrays);
     }
     states_ = given.size() - 2;
-    if (!ema.is_none()) given.push_back({"ema_params", ema});
-    const std::size_t count = length(params);
+    if (!ema.is_none()) given.emplace_back("ema_params", ema);
     for (const Column& column : given) {
-      if (length(column.arrays) == count) continue;
-      throw py::value_error("'params' has " + std::to_string(count) + " arrays but '" + column.name + "' has " +
-                            std::to_string(length(column.arrays)));
+      if (column.count == given[0].count) continue;
+      throw py::value_error("'params' has " + std::to_string(given[0].count) + " arrays but '" + column.name +
+                            "' has " + std::to_string(column.count));
     }
     for (const Column& column : given) columns_.push_back(import_arrays(column.arrays, column.name));
     check();
@@ -62,10 +80,6 @@ class StepInput {
   }
 
  private:
-  static std::size_t length(py::handle arrays) {
-    return PyList_Check(arrays.ptr()) || PyTuple_Check(arrays.ptr()) ? py::len(arrays) : 1;
-  }
-
   void check() const {
     std::vector<const Array*> outputs, inputs;
     outputs.reserve(count() * columns_.size());
@@ -108,7 +122,7 @@ void run(const StepInput& input, Rule rule, const Common& common, const Scalars&
 void sgd_step(py::handle params, py::handle grads, py::handle momentum_buffers, py::handle ema, const py::tuple& t,
               double momentum, double dampening, bool nesterov) {
   const Common common(t);
-  const StepInput input(params, grads, {{"momentum_buffers", momentum_buffers}}, ema);
+  const StepInput input(params, grads, {{"momentum_buffers", momentum_buffers, Presence::kOptional}}, ema);
   const Rule rule = momentum_buffers.is_none() ? kSgd : nesterov ? kSgdNesterov : kSgdMomentum;
   run(input, rule, common, [&](auto zero) { return sgd_scalars<decltype(zero)>(common.options, momentum, dampening); });
 }
@@ -124,8 +138,11 @@ void adagrad_step(py::handle params, py::handle grads, py::handle sums, py::hand
 void rmsprop_step(py::handle params, py::handle grads, py::handle squares, py::handle momentum_buffers,
                   py::handle grad_avgs, py::handle ema, const py::tuple& t, double alpha, double eps, double momentum) {
   const Common common(t);
-  const StepInput input(
-      params, grads, {{"square_avgs", squares}, {"momentum_buffers", momentum_buffers}, {"grad_avgs", grad_avgs}}, ema);
+  const StepInput input(params, grads,
+                        {{"square_avgs", squares},
+                         {"momentum_buffers", momentum_buffers, Presence::kOptional},
+                         {"grad_avgs", grad_avgs, Presence::kOptional}},
+                        ema);
   const Rule rules[2][2] = {{kRmsprop, kRmspropCentered}, {kRmspropMomentum, kRmspropMomentumCentered}};
   run(input, rules[!momentum_buffers.is_none()][!grad_avgs.is_none()], common,
       [&](auto zero) { return rmsprop_scalars<decltype(zero)>(common.options, alpha, eps, momentum); });
@@ -135,8 +152,9 @@ void adam_step(py::handle params, py::handle grads, py::handle exp_avgs, py::han
                py::handle ema, const py::tuple& t, std::uint64_t step, double beta1, double beta2, double eps,
                bool bias_correction, bool eps_inside) {
   const Common common(t);
-  const StepInput input(params, grads,
-                        {{"exp_avgs", exp_avgs}, {"exp_avg_sqs", exp_avg_sqs}, {"max_exp_avg_sqs", max_sqs}}, ema);
+  const StepInput input(
+      params, grads,
+      {{"exp_avgs", exp_avgs}, {"exp_avg_sqs", exp_avg_sqs}, {"max_exp_avg_sqs", max_sqs, Presence::kOptional}}, ema);
   const Rule rules[2][2] = {{kAdam, kAdamEpsInside}, {kAdamAmsgrad, kAdamAmsgradEpsInside}};
   run(input, rules[!max_sqs.is_none()][eps_inside], common, [&](auto zero) {
     return adam_scalars<decltype(zero)>(common.options, step, beta1, beta2, eps, bias_correction);

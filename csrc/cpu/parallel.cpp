@@ -1,5 +1,6 @@
 #include "parallel.h"
 
+#include <algorithm>
 #include <atomic>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -17,6 +18,14 @@ namespace {
 int default_threads() {
 #if defined(_OPENMP)
   return omp_get_max_threads();  // honours OMP_NUM_THREADS and the process's affinity
+#else
+  return 1;
+#endif
+}
+
+int most_threads() {
+#if defined(_OPENMP)
+  return std::max(64, 2 * omp_get_num_procs());
 #else
   return 1;
 #endif
@@ -42,7 +51,8 @@ int num_threads() {
   return n > 0 ? n : default_threads();
 }
 
-void set_num_threads(int n) { threads.store(n, std::memory_order_relaxed); }
+// More threads than processors only serve tests; many more, and the runtime ends the process when it cannot start them.
+void set_num_threads(int n) { threads.store(std::min(n, most_threads()), std::memory_order_relaxed); }
 
 std::int64_t serial_bytes() { return cutoff.load(std::memory_order_relaxed); }
 

@@ -33,9 +33,8 @@ def _load() -> tuple[ModuleType | None, str | None]:
 
 def _configure() -> str | None:
     """Apply the environment's thread count and instruction set; the message of what is wrong with them."""
-    requested = os.environ.get("FUSEDSTEP_BACKEND", "auto")
-    if requested not in _BACKENDS:
-        return f"FUSEDSTEP_BACKEND must be one of {', '.join(_BACKENDS)} but is {requested!r}"
+    if _requested not in _BACKENDS:
+        return f"FUSEDSTEP_BACKEND must be one of {', '.join(_BACKENDS)} but is {_requested!r}"
     if _module is None:
         return None
     threads = os.environ.get("FUSEDSTEP_NUM_THREADS")
@@ -63,7 +62,7 @@ def _first_use() -> ModuleType | None:
     global _ready, _active
     if _problem is not None:
         raise RuntimeError(_problem)
-    if os.environ.get("FUSEDSTEP_BACKEND", "auto") == "auto":
+    if _requested == "auto":
         if _module is None:
             warnings.warn(
                 f"fusedstep runs on its slow NumPy reference: {_missing} "
@@ -129,7 +128,7 @@ def info() -> dict:
 
     from . import __version__
 
-    reference = _module is None or os.environ.get("FUSEDSTEP_BACKEND") == "reference"
+    reference = _module is None or _requested == "reference"
     return {
         "version": __version__,
         "python": platform.python_version(),
@@ -146,6 +145,7 @@ def info() -> dict:
     }
 
 
+_requested = os.environ.get("FUSEDSTEP_BACKEND", "auto")
 _module, _missing = _load()
 _problem = _configure()
 _active: ModuleType | None = None

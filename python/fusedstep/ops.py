@@ -1,7 +1,7 @@
 """The kernels as functions on arrays.
 
-Arrays are NumPy arrays, PyTorch tensors or CuPy arrays of dtype float32 or float64, one or a list of them; all
-arrays of a call have the same dtype. What a function changes, it changes in place, without a copy. Everything is
+Arrays are NumPy arrays or PyTorch CPU tensors of dtype float32 or float64, one or a list of them; all arrays of a
+call have the same dtype. What a function changes, it changes in place, without a copy. Everything is
 checked before anything is written:
 
 - TypeError: something is not an array, or has another dtype than is accepted.
@@ -47,6 +47,12 @@ def _empty_like(x):
 
 def _empty(n: int, like):
     return np.empty(n, like.dtype) if isinstance(like, np.ndarray) else namespace(like).empty(n, dtype=like.dtype)
+
+
+def _by_reference(op, arguments: dict):
+    """`op` of the reference with the arguments that `op` was called with."""
+    del arguments["cpu"]
+    return getattr(reference, op.__name__)(**arguments)
 
 
 def _require_array(name: str, x) -> None:
@@ -109,21 +115,7 @@ def sgd_step(
     """
     cpu = native()
     if cpu is None:
-        return reference.sgd_step(
-            params,
-            grads,
-            momentum_buffers,
-            lr=lr,
-            momentum=momentum,
-            dampening=dampening,
-            nesterov=nesterov,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-            grad_multiplier=grad_multiplier,
-            ema_params=ema_params,
-            ema_decay=ema_decay,
-        )
+        return _by_reference(sgd_step, locals())
     _scalars.check_common("SGD", lr, weight_decay, grad_multiplier, ema_params, ema_decay)
     _scalars.check_sgd(momentum_buffers, momentum, dampening, nesterov)
     cpu.sgd_step(
@@ -134,7 +126,7 @@ def sgd_step(
         (lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_decay or 0.0),
         momentum,
         dampening,
-        nesterov,
+        bool(nesterov),
     )
     _advance_versions(params, momentum_buffers, ema_params)
 
@@ -184,21 +176,7 @@ def adagrad_step(
     """
     cpu = native()
     if cpu is None:
-        return reference.adagrad_step(
-            params,
-            grads,
-            state_sums,
-            lr=lr,
-            step=step,
-            lr_decay=lr_decay,
-            eps=eps,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-            grad_multiplier=grad_multiplier,
-            ema_params=ema_params,
-            ema_decay=ema_decay,
-        )
+        return _by_reference(adagrad_step, locals())
     _scalars.check_common("Adagrad", lr, weight_decay, grad_multiplier, ema_params, ema_decay)
     _scalars.check_adagrad(step, lr_decay, eps)
     cpu.adagrad_step(
@@ -265,24 +243,7 @@ def rmsprop_step(
     """
     cpu = native()
     if cpu is None:
-        return reference.rmsprop_step(
-            params,
-            grads,
-            square_avgs,
-            momentum_buffers,
-            grad_avgs,
-            lr=lr,
-            alpha=alpha,
-            eps=eps,
-            momentum=momentum,
-            centered=centered,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-            grad_multiplier=grad_multiplier,
-            ema_params=ema_params,
-            ema_decay=ema_decay,
-        )
+        return _by_reference(rmsprop_step, locals())
     _scalars.check_common("RMSprop", lr, weight_decay, grad_multiplier, ema_params, ema_decay)
     _scalars.check_rmsprop(momentum_buffers, grad_avgs, alpha, eps, momentum, centered)
     cpu.rmsprop_step(
@@ -358,26 +319,7 @@ def adam_step(
     """
     cpu = native()
     if cpu is None:
-        return reference.adam_step(
-            params,
-            grads,
-            exp_avgs,
-            exp_avg_sqs,
-            max_exp_avg_sqs,
-            lr=lr,
-            step=step,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            amsgrad=amsgrad,
-            bias_correction=bias_correction,
-            eps_mode=eps_mode,
-            maximize=maximize,
-            grad_multiplier=grad_multiplier,
-            ema_params=ema_params,
-            ema_decay=ema_decay,
-        )
+        return _by_reference(adam_step, locals())
     _scalars.check_common("Adam", lr, weight_decay, grad_multiplier, ema_params, ema_decay)
     _scalars.check_adam(max_exp_avg_sqs, step, betas, eps, amsgrad, eps_mode)
     cpu.adam_step(
@@ -392,7 +334,7 @@ def adam_step(
         betas[0],
         betas[1],
         eps,
-        bias_correction,
+        bool(bias_correction),
         eps_mode == "inside",
     )
     _advance_versions(params, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, ema_params)
@@ -421,7 +363,7 @@ def global_norm(grads, *, out=None) -> float:
     """
     cpu = native()
     if cpu is None:
-        return reference.global_norm(grads, out=out)
+        return _by_reference(global_norm, locals())
     norm = cpu.global_norm(grads, out)
     _advance_versions(out)
     return norm
@@ -501,22 +443,7 @@ def batch_norm(
     """
     cpu = native()
     if cpu is None:
-        return reference.batch_norm(
-            x,
-            weight,
-            bias,
-            running_mean,
-            running_var,
-            training=training,
-            momentum=momentum,
-            eps=eps,
-            channel_axis=channel_axis,
-            relu=relu,
-            unbiased_running_var=unbiased_running_var,
-            num_batches=num_batches,
-            dropout=dropout,
-            out=out,
-        )
+        return _by_reference(batch_norm, locals())
     fraction = check_batch_norm(training, momentum, eps, num_batches, dropout)
     dropout = None if dropout is None else tuple(dropout)
     _require_array("x", x)
@@ -537,8 +464,8 @@ def batch_norm(
         axis,
         fraction,
         eps,
-        relu,
-        unbiased_running_var,
+        bool(relu),
+        bool(unbiased_running_var),
         dropout,
     )
     _advance_versions(out, *((running_mean, running_var) if training else ()))
@@ -583,7 +510,7 @@ def batch_norm_backward(dy, x, saved, *, dx=None, dweight=None, dbias=None):
     """
     cpu = native()
     if cpu is None:
-        return reference.batch_norm_backward(dy, x, saved, dx=dx, dweight=dweight, dbias=dbias)
+        return _by_reference(batch_norm_backward, locals())
     check_saved(saved)
     _require_array("x", x)
     axis = check_channel_axis("x", x, saved.channel_axis)
@@ -640,12 +567,12 @@ def dropout(x, p, *, seed, offset=0, relu=False, out=None):
     """
     cpu = native()
     if cpu is None:
-        return reference.dropout(x, p, seed=seed, offset=offset, relu=relu, out=out)
+        return _by_reference(dropout, locals())
     _scalars.check_dropout(p, seed, offset)
     _require_array("x", x)
     if out is None:
         out = _empty_like(x)
-    cpu.dropout(x, out, p, seed, offset, relu)
+    cpu.dropout(x, out, p, seed, offset, bool(relu))
     _advance_versions(out)
     return out
 
@@ -672,7 +599,7 @@ def dropout_backward(dy, p, *, seed, offset=0, y=None, out=None):
     """
     cpu = native()
     if cpu is None:
-        return reference.dropout_backward(dy, p, seed=seed, offset=offset, y=y, out=out)
+        return _by_reference(dropout_backward, locals())
     _scalars.check_dropout(p, seed, offset)
     _require_array("dy", dy)
     if out is None:
@@ -704,12 +631,12 @@ def dropout_mask(shape, p, *, seed, offset=0, packed=False):
     """
     cpu = native()
     if cpu is None:
-        return reference.dropout_mask(shape, p, seed=seed, offset=offset, packed=packed)
+        return _by_reference(dropout_mask, locals())
     _scalars.check_dropout(p, seed, offset)
     shape = check_mask_shape(shape)
     size = math.prod(shape)
     mask = np.empty(-(-size // 8), np.uint8) if packed else np.empty(shape, np.bool_)
-    cpu.dropout_mask(mask, size, p, seed, offset, packed)
+    cpu.dropout_mask(mask, size, p, seed, offset, bool(packed))
     return mask
 
 
@@ -736,7 +663,7 @@ def bias_activation(x, bias=None, *, activation="identity", negative_slope=0.01,
     """
     cpu = native()
     if cpu is None:
-        return reference.bias_activation(x, bias, activation=activation, negative_slope=negative_slope, out=out)
+        return _by_reference(bias_activation, locals())
     _activations.check_activation(activation, negative_slope)
     _require_array("x", x)
     if out is None:
@@ -779,9 +706,7 @@ def bias_activation_backward(dy, saved, *, activation="identity", negative_slope
     """
     cpu = native()
     if cpu is None:
-        return reference.bias_activation_backward(
-            dy, saved, activation=activation, negative_slope=negative_slope, bias=bias, dx=dx, dbias=dbias
-        )
+        return _by_reference(bias_activation_backward, locals())
     _activations.check_activation(activation, negative_slope)
     _require_array("dy", dy)
     if dx is None:
@@ -834,7 +759,7 @@ def softmax_cross_entropy(logits, labels, weights=None, *, out=None):
     """
     cpu = native()
     if cpu is None:
-        return reference.softmax_cross_entropy(logits, labels, weights, out=out)
+        return _by_reference(softmax_cross_entropy, locals())
     _require_array("logits", logits)
     if len(logits.shape) != 2:
         raise ValueError(f"'logits' must have shape (samples, classes) but has shape {tuple(logits.shape)}")

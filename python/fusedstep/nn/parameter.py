@@ -42,7 +42,7 @@ class Arena:
     """Parameters and gradients of a model, each in one flat 64-byte aligned vector.
 
     An optimizer then steps the whole model, or any run of neighbouring parameters, in one call.
-    The padding between arrays holds zeros in both vectors.
+    The padding between arrays has gradient 0 and no meaning.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], dtype):

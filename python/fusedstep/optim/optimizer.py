@@ -305,6 +305,13 @@ class Optimizer:
                     )
         return state_dict["state"], groups
 
+    def __reduce__(self):
+        # A copy would step arrays that no model has.
+        raise TypeError(
+            f"[{self._method}] an optimizer is not copied or pickled: make a new one for the other model's parameters "
+            "and call its load_state_dict(optimizer.state_dict())"
+        )
+
     def __repr__(self) -> str:
         lines = []
         for group in self.param_groups:

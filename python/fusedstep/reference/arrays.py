@@ -11,6 +11,8 @@ import numpy as np
 def check_array(name: str, array, *, dtype=None, writable: bool = False) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         raise TypeError(f"'{name}' must be an array but got {type(array).__name__}")
+    if type(array).__name__ in ("MaskedArray", "matrix"):  # values are not what memory holds; * is another product
+        raise TypeError(f"'{name}' must be a plain array but got {type(array).__name__}")
     if array.dtype not in (np.float32, np.float64) or not array.dtype.isnative:
         raise TypeError(f"'{name}' has dtype {array.dtype}; accepted are float32 and float64")
     if dtype is not None and array.dtype != dtype[1]:
@@ -46,7 +48,7 @@ def check_dense(name: str, array) -> None:
     if array.size and not is_dense(array):
         raise ValueError(
             f"'{name}' has gaps in memory (strides {array.strides}) and cannot be walked in place; "
-            f"pass a contiguous array: numpy.ascontiguousarray({name})"
+            f"work on a copy, numpy.ascontiguousarray({name}), and write that back"
         )
 
 
@@ -55,7 +57,7 @@ def check_same_layout(name: str, array, other_name: str, other) -> None:
         raise ValueError(
             f"'{name}' is laid out in memory otherwise than '{other_name}' "
             f"(strides {array.strides} and {other.strides}); copy it into the same layout: "
-            f"numpy.copyto(numpy.empty_like({other_name}), {name})"
+            f"copy = numpy.empty_like({other_name}); copy[...] = {name}"
         )
 
 
@@ -100,9 +102,13 @@ def as_labelled(name: str, arrays) -> list:
     return [(f"{name}[{i}]", array) for i, array in enumerate(arrays)]
 
 
+_OPTIONAL = ("momentum_buffers", "grad_avgs", "max_exp_avg_sqs", "ema_params")
+
+
 def check_step(params, grads, states):
-    """The arrays of a step as rows (param, grad, state, ...); `states` is a list of (name, arrays), None left out."""
-    given = [("params", params), ("grads", grads), *((n, a) for n, a in states if a is not None)]
+    """The arrays of a step as rows (param, grad, state, ...); `states`: (name, arrays), None left out if optional."""
+    kept = [(name, arrays) for name, arrays in states if arrays is not None or name not in _OPTIONAL]
+    given = [("params", params), ("grads", grads), *kept]
     columns = [(name, as_labelled(name, arrays)) for name, arrays in given]
     count = len(columns[0][1])
     for name, arrays in columns[1:]:

@@ -15,7 +15,7 @@ from .reduction import moments, tree_sum
 from .scalars import check_dropout, check_integer, check_range
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class BatchNormSaved:
     """What batch_norm keeps for batch_norm_backward.
 
@@ -55,6 +55,9 @@ def check_batch_norm(training, momentum, eps, num_batches, dropout) -> float | N
 def check_saved(saved) -> None:
     if not isinstance(saved, BatchNormSaved):
         raise TypeError(f"'saved' must be what batch_norm returned but got {type(saved).__name__}")
+    if saved.mean is None or saved.var is None:
+        raise TypeError("'saved' must be what batch_norm returned but has no moments")
+    check_batch_norm(False, None, saved.eps, None, saved.dropout)
 
 
 def check_channel_axis(name: str, x, channel_axis) -> int:

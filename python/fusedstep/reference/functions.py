@@ -153,7 +153,10 @@ def _erf(x):
 
 
 def _gelu(x):
-    """x times the normal distribution function (Hendrycks & Gimpel 2016), exact."""
+    """x times the normal distribution function (Hendrycks & Gimpel 2016), by erf.
+
+    Absolute error below 8 * 2**-53 * max(1, |x|): far below zero, 1 + erf cancels.
+    """
     return (0.5 * x) * (1.0 + _erf(x * 0.7071067811865476))
 
 

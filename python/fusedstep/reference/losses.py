@@ -59,8 +59,11 @@ def check_pair(name: str, x, target, out):
     check_array("target", target, dtype=(name, x.dtype))
     check_shape("target", target, name, x.shape)
     check_rows("target", target)
-    check_overlap([("out", out)], [("target", target)])
     return out
+
+
+def check_gradient_overlap(out, **inputs) -> None:
+    check_overlap([("out", out)], [(name, array) for name, array in inputs.items() if array is not None])
 
 
 def check_probabilities(target) -> None:
@@ -88,6 +91,7 @@ def softmax_cross_entropy(logits, labels, weights=None, *, out=None):
     labels = convert_labels(labels, samples, classes)
     weights, total = check_weights(weights, samples)
     out = check_output("logits", logits, out)
+    check_gradient_overlap(out, labels=labels, weights=weights)
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
         raise ValueError(f"'labels' must be in [0, {classes}) but labels[{wrong[0]}] is {labels[wrong[0]]}")
@@ -110,6 +114,7 @@ def _elementwise_loss(name, x, target, weights, out, probabilities, formula):
     if probabilities:
         check_probabilities(target)
     weights, total = check_weights(weights, x.shape[0])
+    check_gradient_overlap(out, target=target, weights=weights)
     x2, target2 = x.reshape(x.shape[0], -1), target.reshape(x.shape[0], -1)
     with np.errstate(all="ignore"):
         losses, gradient = formula(x2, target2, x.dtype.type)

@@ -268,5 +268,5 @@ def ewma(values, beta, *, bias_correction=False):
     with np.errstate(all="ignore"):
         for t, y in enumerate(values.astype(result.dtype, copy=False)):
             average = kind(beta) * average + kind(1 - beta) * y
-            result[t] = average * kind(1 / (1 - integer_power(beta, t + 1))) if bias_correction else average
+            result[t] = average / kind(1 - integer_power(beta, t + 1)) if bias_correction else average
     return result
