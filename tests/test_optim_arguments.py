@@ -118,7 +118,7 @@ def read_only():
     ("params", "arguments", "error", "words"),
     [
         (list, {}, ValueError, "'params' is empty"),
-        (lambda: parameters()[0], {}, TypeError, "but got a single Parameter"),
+        (lambda: parameters()[0], {}, TypeError, "but got a Parameter"),
         (lambda: [np.ones(3)], {}, TypeError, "must hold Parameters but got ndarray"),
         (twice, {}, ValueError, "parameter '0.weight' comes twice"),
         (shared, {}, ValueError, "overlap in memory"),
@@ -137,7 +137,7 @@ def read_only():
         (parameters, {"max_norm": float("inf")}, ValueError, "'max_norm' must be in [0, inf) but got inf"),
         (parameters, {"max_norm": "1"}, TypeError, "'max_norm' must be a number but got '1'"),
         (parameters, {"ema_decay": 1.5}, ValueError, "'ema_decay' must be in [0, 1] but got 1.5"),
-        (parameters, {"speed": 1}, TypeError, "unexpected keyword argument 'speed'"),
+        (parameters, {"speed": 1}, TypeError, "has no argument 'speed'; it takes lr"),
     ],
 )
 def test_wrong_arguments(method, params, arguments, error, words):

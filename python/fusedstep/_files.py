@@ -26,6 +26,8 @@ def atomic_write(path: str | os.PathLike, data: bytes) -> None:
         The folder is missing or not writable, or the disk is full; no temporary file is left behind.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder of '{path}' does not exist")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         # "x" and not tempfile, whose files nobody else may read: the result has the permissions of any other file.

@@ -12,7 +12,19 @@ class Momentum(Optimizer):
 
     ``v = momentum * v + (1 - dampening) * g; p = p - lr * v``; `dampening = momentum` makes v the exponential average
     of the gradients, `nesterov` takes ``p = p - lr * (g + momentum * v)`` (Sutskever et al. 2013).
-    Other parameters as in `Optimizer`.
+
+    Parameters
+    ----------
+    params : list of Parameter, or list of dict
+        ``model.parameters()``, or groups as in torch.
+    lr : float or callable
+        Step size, or a function of the step.
+    momentum, dampening, weight_decay : float
+    nesterov : bool
+    maximize, decoupled_weight_decay : bool
+        Ascend; shrink the weights by ``1 - lr * weight_decay`` instead of adding to the gradient.
+    **options
+        `max_norm`, `ema_decay`, `skip_nonfinite`, `decay_1d` as in `Optimizer`.
 
     >>> import numpy as np, fusedstep as fs
     >>> p = fs.nn.Parameter(np.array([1.0]), np.array([1.0]), "p")
@@ -75,7 +87,8 @@ class Momentum(Optimizer):
 class SGD(Momentum):
     """Stochastic gradient descent as in torch.optim.SGD (Robbins & Monro 1951; Sutskever et al. 2013).
 
-    As `Momentum`, but without momentum by default, and the first step takes ``v = g`` whatever `dampening` is.
+    As `Momentum`, parameters too, but without momentum by default, and the first step takes ``v = g`` whatever
+    `dampening` is. `nesterov` needs a momentum and no dampening.
 
     >>> import numpy as np, fusedstep as fs
     >>> p = fs.nn.Parameter(np.array([1.0]), np.array([0.5]), "p")
@@ -104,7 +117,23 @@ class SGD(Momentum):
 class Adagrad(Optimizer):
     """AdaGrad (Duchi, Hazan & Singer 2011): one step size a coordinate, ever decreasing.
 
-    Other parameters as in `Optimizer`.
+    Parameters
+    ----------
+    params : list of Parameter, or list of dict
+        ``model.parameters()``, or groups as in torch.
+    lr : float or callable
+        Step size, or a function of the step.
+    lr_decay : float
+        The step size is ``lr / (1 + (step - 1) * lr_decay)``.
+    weight_decay : float
+    initial_accumulator_value : float
+        Where the sums of squares start.
+    eps : float
+        Added to the root.
+    maximize, decoupled_weight_decay : bool
+        Ascend; shrink the weights by ``1 - lr * weight_decay`` instead of adding to the gradient.
+    **options
+        `max_norm`, `ema_decay`, `skip_nonfinite`, `decay_1d` as in `Optimizer`.
 
     >>> import numpy as np, fusedstep as fs
     >>> p = fs.nn.Parameter(np.array([1.0]), np.array([-4.0]), "p")
@@ -164,7 +193,23 @@ class Adagrad(Optimizer):
 class RMSprop(Optimizer):
     """RMSprop (Tieleman & Hinton 2012), with momentum, and centered (Graves 2013).
 
-    Other parameters as in `Optimizer`.
+    Parameters
+    ----------
+    params : list of Parameter, or list of dict
+        ``model.parameters()``, or groups as in torch.
+    lr : float or callable
+        Step size, or a function of the step.
+    alpha : float
+        Decay of the average of squares, in [0, 1].
+    eps : float
+        Added to the root.
+    weight_decay, momentum : float
+    centered : bool
+        Divide by an estimate of the standard deviation: the squared mean gradient is taken off.
+    maximize, decoupled_weight_decay : bool
+        Ascend; shrink the weights by ``1 - lr * weight_decay`` instead of adding to the gradient.
+    **options
+        `max_norm`, `ema_decay`, `skip_nonfinite`, `decay_1d` as in `Optimizer`.
 
     >>> import numpy as np, fusedstep as fs
     >>> p = fs.nn.Parameter(np.array([1.0]), np.array([-4.0]), "p")
@@ -229,8 +274,25 @@ class RMSprop(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2014, algorithm 1), AMSGrad (Reddi et al. 2018).
 
-    `bias_correction=False` is the form without correction, `eps_mode="inside"` puts eps under the root, and
-    `decoupled_weight_decay=True` makes it AdamW. Other parameters as in `Optimizer`.
+    Parameters
+    ----------
+    params : list of Parameter, or list of dict
+        ``model.parameters()``, or groups as in torch.
+    lr : float or callable
+        Step size, or a function of the step.
+    betas : (float, float)
+        Decays of the averages of gradients and of squares, each in [0, 1).
+    eps : float
+        Added to the root, or under it with ``eps_mode="inside"``.
+    weight_decay : float
+    amsgrad : bool
+        The running maximum of the squares' average under the root.
+    bias_correction : bool
+        False: the form without it.
+    maximize, decoupled_weight_decay : bool
+        Ascend; shrink the weights by ``1 - lr * weight_decay`` instead of adding to the gradient.
+    **options
+        `max_norm`, `ema_decay`, `skip_nonfinite`, `decay_1d` as in `Optimizer`.
 
     >>> import numpy as np, fusedstep as fs
     >>> p = fs.nn.Parameter(np.array([1.0]), np.array([-4.0]), "p")

@@ -100,7 +100,12 @@ class Optimizer:
     _method: str
     _states: tuple[str, ...] = ()
 
-    def __init__(self, params, defaults: dict, *, max_norm=None, ema_decay=None, skip_nonfinite=False, decay_1d=True):
+    def __init__(
+        self, params, defaults: dict, *, max_norm=None, ema_decay=None, skip_nonfinite=False, decay_1d=True, **unknown
+    ):
+        if unknown:
+            known = [*defaults, "max_norm", "ema_decay", "skip_nonfinite", "decay_1d"]
+            raise TypeError(f"[{self._method}] has no argument {min(unknown)!r}; it takes {', '.join(known)}")
         if max_norm is not None and check_range(self._method, "max_norm", max_norm, 0) == 0:
             raise ValueError(f"[{self._method}] 'max_norm' must be greater than 0 but got {max_norm!r}")
         if ema_decay is not None:
@@ -317,6 +322,8 @@ class Optimizer:
         for group in self.param_groups:
             shown = ", ".join(f"{k}={v!r}" for k, v in group.items() if k != "params")
             lines.append(f"  {len(group['params'])} parameters: {shown}")
+        options = {"max_norm": self.max_norm, "ema_decay": self.ema_decay, "skip_nonfinite": self.skip_nonfinite}
+        lines += [f"  {name}={value!r}" for name, value in options.items() if value]
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
 
@@ -327,8 +334,11 @@ def _clipping_factor(max_norm: float, norm: float) -> float:
 
 
 def _groups(method: str, params: Iterable, defaults: dict) -> list[dict]:
-    if isinstance(params, Parameter):
-        raise TypeError(f"[{method}] 'params' must be a list of Parameter or of dicts but got a single Parameter")
+    if isinstance(params, Parameter) or not isinstance(params, Iterable):
+        hint = "; pass its .parameters()" if hasattr(params, "parameters") else ""
+        raise TypeError(
+            f"[{method}] 'params' must be a list of Parameter or of dicts but got a {type(params).__name__}{hint}"
+        )
     params = list(params)
     if not params:
         raise ValueError(f"[{method}] 'params' is empty")

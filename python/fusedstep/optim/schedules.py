@@ -22,6 +22,13 @@ def _lr(name: str, value) -> float:
     return check_finite("schedules", name, check_range("schedules", name, value, 0))
 
 
+def _powers(lr: float, factor: float, exponent: int) -> float:
+    try:
+        return lr * factor**exponent
+    except OverflowError:
+        return math.inf if lr else 0.0
+
+
 def constant(lr: float) -> Schedule:
     """lr at every step.
 
@@ -60,17 +67,17 @@ def step_decay(lr: float, every: int, factor: float = 0.1) -> Schedule:
     """
     lr, factor = _lr("lr", lr), _lr("factor", factor)
     every = check_integer("schedules", "every", every, 1)
-    return lambda step: lr * factor ** (step // every)
+    return lambda step: _powers(lr, factor, step // every)
 
 
 def exponential(lr: float, factor: float) -> Schedule:
-    """lr * factor**step.
+    """lr * factor**step; infinite, which optimizers refuse, where that is too large for a float.
 
     >>> exponential(1.0, 0.5)(3)
     0.125
     """
     lr, factor = _lr("lr", lr), _lr("factor", factor)
-    return lambda step: lr * factor**step
+    return lambda step: _powers(lr, factor, step)
 
 
 def cosine(lr: float, steps: int, final_lr: float = 0.0) -> Schedule:

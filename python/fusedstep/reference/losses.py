@@ -37,7 +37,10 @@ def convert_labels(labels, samples: int, classes: int) -> np.ndarray:
     """`labels` as int64, their range not yet checked."""
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu":
-        raise ValueError(f"'labels' has dtype {labels.dtype}; accepted are integers, the index of each sample's class")
+        raise ValueError(
+            f"'labels' has dtype {labels.dtype}; accepted are integers, the index of each sample's class: "
+            "y.astype(np.int64) for whole numbers, np.unique(y, return_inverse=True)[1] for names"
+        )
     if labels.shape != (samples,):
         raise ValueError(f"'labels' has shape {labels.shape} but 'logits' has shape ({samples}, {classes})")
     return np.ascontiguousarray(labels, np.int64)
