@@ -11,7 +11,7 @@ import small_problem as small
 from fusedstep import _files, nn, optim
 from fusedstep._files import atomic_write
 from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping
-from fusedstep.checkpoint import load_checkpoint, save_checkpoint
+from fusedstep.checkpoint import _crc32, load_checkpoint, save_checkpoint
 from fusedstep.history import History
 from fusedstep.optim import schedules
 from fusedstep.training import fit
@@ -86,7 +86,7 @@ def test_early_stopping_goes_on_where_it_was(killed_at, order, tmp_path):
         return [KillAt(kill, 1), *(pair[i] for i in order)]
 
     def fast(parameters):
-        return optim.Adam(parameters, lr=0.3)
+        return optim.Adam(parameters, lr=0.05)
 
     whole, _, history = train(30, fast, callbacks(99))
     assert history.stopped_by and len(history.rows) > killed_at, "the test needs an early stop"
@@ -179,6 +179,7 @@ def test_foreign_files_are_refused(tmp_path):
         (lambda c: c.update(callbacks=[1]), "damaged checkpoint"),
         (lambda c: c.update(optimizer=3), "does not fit"),
         (lambda c: c.update(random_offset="many"), "damaged checkpoint"),
+        (lambda c: c.update(random_offset=-1), "does not fit"),
     ],
 )
 def test_changed_headers_are_refused(checkpoint, change, message):
@@ -186,8 +187,28 @@ def test_changed_headers_are_refused(checkpoint, change, message):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         content = json.loads(file.metadata()["fusedstep_checkpoint"])
     change(content)
-    save_file(tensors, checkpoint, {"fusedstep_checkpoint": json.dumps(content)})
+    text = json.dumps(content)
+    save_file(tensors, checkpoint, {"fusedstep_checkpoint": text, "crc32": _crc32(text, tensors)})
     refused(checkpoint, message)
+
+
+def test_a_changed_number_in_the_header_is_refused(checkpoint):
+    data = checkpoint.read_bytes()
+    name = b'\\"random_offset\\": '
+    assert data.count(name) == 1
+    place = data.index(name) + len(name)
+    digit = b"1" if data[place : place + 1] != b"1" else b"2"
+    checkpoint.write_bytes(data[:place] + digit + data[place + 1 :])
+    refused(checkpoint, "damaged checkpoint: the checksum")
+
+
+def test_any_failure_of_the_optimizer_leaves_the_model(checkpoint):
+    class Odd(optim.SGD):
+        def load_state_dict(self, state):
+            raise AttributeError("no such thing")
+
+    model = small.model(seed=9)
+    refused(checkpoint, "does not fit.*no such thing", model, Odd(model.parameters(), lr=0.1))
 
 
 def test_other_models_are_refused(checkpoint):

@@ -55,6 +55,11 @@ def test_info(capsys):
         (["train", "digits", "--n-jobs", "0"], "--n-jobs: must be"),
         (["train", "digits", "--threads", "0"], "--threads: must be"),
         (["train", "digits", "--fast"], "--fast"),
+        (["train", "digits", "--folds", "2000"], "--folds: there are only 1797 samples but got 2000"),
+        (["train", "digits", "--epochs", "9" * 20], "--epochs: must be an integer <= 2147483647"),
+        (["train", "digits", "--batch-size", "9" * 20], "--batch-size: must be an integer <= 2147483647"),
+        (["train", "digits", "--hidden", "9" * 22], "--hidden: must be widths"),
+        (["train", "digits", "--hidden", "9" * 11], "--hidden: must be widths"),
     ],
 )
 def test_wrong_options_give_one_line_and_exit_code_2(arguments, message, capsys):
@@ -160,13 +165,82 @@ def test_ctrl_c(tmp_path, capsys, monkeypatch, digits):
     assert tmp_path.exists(), "a folder of the user's own stays"
 
 
-def test_as_a_process(tmp_path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    code = "import sys; from fusedstep.cli import main; sys.exit(main())"
-    result = subprocess.run(
-        [sys.executable, "-c", code, "train", "digits", "--epochs", "x"],
-        env=environment,
-        capture_output=True,
-        text=True,
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError("9 TiB"), "not enough memory: 9 TiB"),
+        (RuntimeError("FUSEDSTEP_ISA: no avx9"), "FUSEDSTEP_ISA: no avx9"),
+        (ValueError("too many"), "too many"),
+    ],
+)
+def test_failures_give_one_line_and_leave_no_folder(error, message, tmp_path, capsys, monkeypatch, digits):
+    folder = tmp_path / "run"
+
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(cli.model_selection, "cross_validate", fail)
+    assert run(capsys, *QUICK, "--out", str(folder)) == (2, "", f"fusedstep: {message}\n")
+    assert not folder.exists()
+
+
+def test_a_folder_that_cannot_be_removed_does_not_hide_the_error(tmp_path, capsys, monkeypatch, digits):
+    def fail(*arguments, **options):
+        (tmp_path / "run" / "of another program").touch()
+        raise ValueError("the cause")
+
+    monkeypatch.setattr(cli.model_selection, "cross_validate", fail)
+    assert run(capsys, *QUICK, "--out", str(tmp_path / "run"))[::2] == (2, "fusedstep: the cause\n")
+
+
+def test_the_folder_is_tried_before_the_training(tmp_path, capsys, monkeypatch, digits):
+    def refuse(**options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cli.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(cli.model_selection, "cross_validate", None)
+    assert run(capsys, *QUICK, "--out", str(tmp_path)) == (
+        *(2, ""),
+        f"fusedstep: cannot write to {tmp_path}: Permission denied\n",
     )
+
+
+def process(*arguments, stdout=subprocess.PIPE, **variables):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | variables
+    code = "import sys; from fusedstep.cli import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_as_a_process():
+    result = process("train", "digits", "--epochs", "x")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("variable", ["FUSEDSTEP_ISA", "FUSEDSTEP_NUM_THREADS"])
+@pytest.mark.skipif(fusedstep.info()["backend"] == "reference", reason="the compiled module alone reads them")
+def test_a_wrong_environment(variable, tmp_path, digits):
+    result = process(*QUICK, "--out", str(tmp_path / "run"), **{variable: "0"})
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and variable in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes as POSIX has them")
+def test_a_reader_that_has_gone():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stdout:
+        result = process("info", stdout=stdout)
+    assert (result.returncode, result.stderr) == (cli.BROKEN_PIPE, "")
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    class Stopped(cli.datetime):
+        @classmethod
+        def now(cls):
+            return cls(2024, 1, 2, 3, 4, 5)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "datetime", Stopped)
+    names = [cli._new_run_folder().name for _ in range(3)]
+    assert names == ["digits-20240102-030405", "digits-20240102-030405-2", "digits-20240102-030405-3"]

@@ -203,3 +203,14 @@ def test_threadpoolctl_is_missing(monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'fusedstep\[sklearn\]'"):
         validate()
     assert len(validate(blas_threads=None).rows) == 5
+
+
+def test_metrics_from_a_generator():
+    result = validate(metrics=(name for name in ["accuracy"]))
+    assert all("test_accuracy" in row for row in result.rows)
+    assert validate(metrics=["accuracy"]).rows == result.rows
+
+
+def test_no_jobs():
+    with pytest.raises(ValueError, match="'n_jobs' must be"):
+        validate(n_jobs=0)

@@ -93,3 +93,9 @@ def test_plot_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'fusedstep\[plot\]'"):
         history().plot()
+
+
+def test_plot_without_a_finite_loss(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [{"epoch": 1, "train_loss": math.nan, "validation_loss": math.inf}]
+    History(rows).plot(tmp_path / "curve.png")

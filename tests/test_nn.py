@@ -1,6 +1,7 @@
 """Layers and Sequential: fusing, state, buffers, and what they refuse."""
 
 import copy
+import gc
 import pickle
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from fusedstep import nn, ops
+from fusedstep._random import generator
 
 FLOATS = [np.float32, np.float64]
 
@@ -227,17 +229,11 @@ def test_batches_of_any_size_in_any_order():
 
 def test_training_buffers_are_used_again():
     model = classifier()
-    large, small = model._forward_training(normal(9, 4)), model._forward_training(normal(5, 4))
-    assert np.shares_memory(large, small)
-
-
-def test_private_pass_gives_the_bits_of_the_public_one():
-    model, twin = classifier(), classifier()
-    x, dy = normal(5, 4), normal(5, 3, seed=1)
-    assert_same(model._forward_training(x), twin.forward(x))
-    assert model._backward(dy.copy()) is None
-    twin.backward(dy)
-    assert_same(grads(model), grads(twin))
+    buffers = []
+    for size in (9, 5):
+        model.forward(normal(size, 4))
+        buffers.append(model._training_stages[0].z)
+    assert np.shares_memory(*buffers)
 
 
 def test_predict_from_several_threads():
@@ -632,9 +628,9 @@ def test_a_layer_belongs_to_one_model():
         nn.Sequential(layer, nn.ReLU(), layer)
     with pytest.raises(TypeError):
         nn.Sequential(layer, dtype=np.float16)
-    nn.Sequential(layer)  # what failed before has not taken it
+    model = nn.Sequential(layer)  # what failed before has not taken it
     with pytest.raises(ValueError, match="already part of another model; make a new one"):
-        nn.Sequential(layer)
+        nn.Sequential(*model.layers)
 
 
 def test_layers_are_immutable():
@@ -732,3 +728,26 @@ def test_learns_exclusive_or(dtype):
             parameter.array -= dtype(0.5) * parameter.grad
     assert value < 0.05
     assert (model.predict(x).argmax(axis=1) == labels).all()
+
+
+def test_a_layer_is_free_again_when_its_model_is_gone():
+    layer = nn.Dense(3, 2)
+    model = nn.Sequential(layer)
+    del model
+    gc.collect()
+    assert nn.Sequential(layer).layers == (layer,)
+
+
+def test_training_shapes_are_checked_without_a_pass():
+    model = nn.Sequential(nn.Dense(3, 2), nn.BatchNorm(2))
+    model.check_training_shape((2, 3))
+    with pytest.raises(ValueError, match=r"layer 1, BatchNorm.*last='merge'"):
+        model.check_training_shape((1, 3))
+    with pytest.raises(ValueError, match="layer 0, Dense"):
+        model.check_training_shape((2, 4))
+
+
+def test_weights_and_data_order_share_no_random_numbers():
+    order = generator(5, "data order", 0)
+    weights = generator(5, "weights", 0)
+    assert order.integers(2**63) != weights.integers(2**63)

@@ -95,3 +95,10 @@ def test_as_lr(schedule, values):
         optimizer.step()
         expected -= schedule(step)
         assert p.array[0] == expected
+
+
+@pytest.mark.parametrize("make", [schedules.exponential, lambda lr, factor: schedules.step_decay(lr, 1, factor)])
+def test_growth_beyond_the_largest_float(make):
+    assert make(1.0, 1.5)(10**6) == math.inf
+    assert make(0.0, 1.5)(10**6) == 0
+    assert make(1.0, 0.5)(10**6) == 0

@@ -105,6 +105,14 @@ def test_accuracy():
     assert accuracy([1, 0, 1], [0.1, 0.2, -0.1]) == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match=r"have \(3,\) and \(2, 2\)"):
         accuracy([0, 1, 0], [[1, 2], [3, 4]])
+    with pytest.raises(ValueError, match=r"C > 1.*have \(2,\) and \(2, 1\)"):
+        accuracy([0, 1], [[-3.0], [3.0]])
+
+
+def test_nan_is_never_right():
+    nan = np.nan
+    assert accuracy([0, 1, 0], [[nan, 1.0], [0.0, nan], [1.0, 0.0]]) == pytest.approx(1 / 3)
+    assert accuracy([0.0, 1.0], [nan, 2.0]) == 0.5
 
 
 class Recorder(Callback):
@@ -266,3 +274,53 @@ def test_wrong_input_leaves_the_model_as_it_was(options, error, message):
         fit(model, small.adam(model), small.LOSS, **arguments)
     assert small.state(model) == before
     assert model.random_offset == 0
+
+
+def test_a_batch_too_small_for_batch_norm_is_refused_before_training():
+    X, y = small.data(129)
+    model = small.model()
+    before = small.state(model)
+    with pytest.raises(ValueError, match="last='merge'"):
+        fit(model, small.adam(model), small.LOSS, (X, y), epochs=1, progress=False)
+    assert small.state(model) == before
+    fit(model, small.adam(model), small.LOSS, (X, y), epochs=1, progress=False, last="merge")
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_wrong_label_anywhere_is_refused_before_training(part, label):
+    X, y = small.data(40)
+    wrong = y.copy()
+    wrong[[17, 30]] = label
+    data = {"train": (X, y), "validation": (X, y)} | {part: (X, wrong)}
+    model = small.model()
+    before = small.state(model)
+    with pytest.raises(ValueError, match=f"'{part} y' has the label {label} at index 17 .* 0 ... 1"):
+        fit(model, small.adam(model), small.LOSS, epochs=1, progress=False, **data)
+    assert small.state(model) == before
+
+
+def test_models_without_running_statistics():
+    X, y = small.data(1025)
+    model = nn.Sequential(nn.Dense(2, 4), nn.BatchNorm(4, track_running_stats=False), nn.Dense(4, 2))
+    fit(model, small.adam(model), small.LOSS, (X, y), (X, y), epochs=1, progress=False, last="merge")
+    assert len(predict(model, X)) == 1025
+    with pytest.raises(ValueError, match="one value a channel"):
+        fit(model, small.adam(model), small.LOSS, (X, y), (X[:1], y[:1]), epochs=1, progress=False, last="merge")
+
+
+def test_an_epoch_without_weight_has_no_loss():
+    X, y = small.data(5)
+    weights = np.array([0.0, 0.0, 0.0, 0.0, 1.0])
+    _, history = train(1, train=(X, y, weights), batch_size=4, last="drop", shuffle=False)
+    assert np.isnan(history.rows[0]["train_loss"])
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    model, other = (nn.Sequential(nn.Dense(X.shape[1], 3)) for _ in range(2))
+    for optimizer, error in [(optim.Adam(other.parameters()), ValueError), (optim.Adam, TypeError)]:
+        with pytest.raises(error, match=r"model\.parameters\(\)"):
+            fit(model, optimizer, nn.SoftmaxCrossEntropy(), (X, Y), epochs=1, progress=False)
+    for loss in (nn.SoftmaxCrossEntropy, "mse"):
+        with pytest.raises(TypeError, match="'loss' must be a loss such as"):
+            fit(model, optim.Adam(model.parameters()), loss, (X, Y), epochs=1, progress=False)

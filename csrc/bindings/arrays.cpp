@@ -105,8 +105,8 @@ PyObject* export_capsule(PyObject* object) {
 
 // Arrays whose values are not what their memory holds.
 void check_plain(py::handle object, const Array& array) {
+  if (std::strcmp(Py_TYPE(object.ptr())->tp_name, "numpy.ndarray") == 0) return;
   const std::string type = type_name(object);
-  if (type == "numpy.ndarray") return;
   if (type == "MaskedArray" || type == "matrix") {
     throw py::type_error(array.label() + " must be a plain array but got " + type);
   }
@@ -278,7 +278,7 @@ bool is_dense(const Array& array) {
 }
 
 void check_dense(const Array& array) {
-  if (array.size == 0 || is_dense(array)) return;
+  if (is_c_contiguous(array) || is_dense(array)) return;  // the first is the cheap and usual case
   throw py::value_error(array.label() + " has gaps in memory (strides " + strides_text(array) +
                         ") and cannot be walked in place; work on a copy, numpy.ascontiguousarray(" + array.place() +
                         "), and write that back");

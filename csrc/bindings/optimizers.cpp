@@ -48,7 +48,10 @@ struct State {
 class StepInput {
  public:
   StepInput(py::handle params, py::handle grads, std::initializer_list<State> states, py::handle ema) {
-    std::vector<Column> given{{"params", params}, {"grads", grads}};
+    std::vector<Column> given;
+    given.reserve(states.size() + 3);
+    given.emplace_back("params", params);
+    given.emplace_back("grads", grads);
     for (const State& state : states) {
       if (state.presence == Presence::kRequired || !state.arrays.is_none())
         given.emplace_back(state.name, state.arrays);
@@ -60,6 +63,7 @@ class StepInput {
       throw py::value_error("'params' has " + std::to_string(given[0].count) + " arrays but '" + column.name +
                             "' has " + std::to_string(column.count));
     }
+    columns_.reserve(given.size());
     for (const Column& column : given) columns_.push_back(import_arrays(column.arrays, column.name));
     check();
   }

@@ -1,7 +1,7 @@
 """Which backend and instruction set is in use. Importing this never fails; a problem is told at the first kernel.
 
 Environment, read once: FUSEDSTEP_BACKEND=auto|reference, FUSEDSTEP_ISA=baseline|avx2|avx512,
-FUSEDSTEP_NUM_THREADS.
+FUSEDSTEP_NUM_THREADS; an empty value is as good as none.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def _configure() -> str | None:
     if _module is None:
         return None
     threads = os.environ.get("FUSEDSTEP_NUM_THREADS")
-    if threads is not None:
+    if threads:
         if not threads.isdecimal() or int(threads) < 1:
             return f"FUSEDSTEP_NUM_THREADS must be a positive integer but is {threads!r}"
         set_num_threads(int(threads))
     isa = os.environ.get("FUSEDSTEP_ISA")
-    if isa is not None:
+    if isa:
         try:
             _module.set_isa(isa)
         except ValueError as error:
@@ -145,7 +145,7 @@ def info() -> dict:
     }
 
 
-_requested = os.environ.get("FUSEDSTEP_BACKEND", "auto")
+_requested = os.environ.get("FUSEDSTEP_BACKEND") or "auto"
 _module, _missing = _load()
 _problem = _configure()
 _active: ModuleType | None = None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _KEY = "fusedstep_checkpoint"
 _VERSION = 1
-_FIELDS = {"version", "crc32", "random_offset", "model", "optimizer", "history", "data", "callbacks"}
+_FIELDS = {"version", "random_offset", "model", "optimizer", "history", "data", "callbacks"}
 
 
 @dataclass
@@ -73,14 +73,15 @@ class TrainingState:
 
     def restore(self, model, optimizer) -> None:
         """Put the state into a model and its optimizer, or leave both as they were; raises as `load_checkpoint`."""
-        old_model = model.state_dict()
+        old_model, old_offset = model.state_dict(), model.random_offset
         try:
             model.load_state_dict(self.model)
-            optimizer.load_state_dict(self.optimizer)
-        except (KeyError, TypeError, ValueError) as error:
+            model.random_offset = self.random_offset
+            optimizer.load_state_dict(self.optimizer)  # the last, as it changes nothing when it fails
+        except Exception as error:
             model.load_state_dict(old_model)
+            model.random_offset = old_offset
             raise ValueError(f"{self.path}: does not fit the model and its optimizer: {error}") from error
-        model.random_offset = self.random_offset
 
 
 def save_checkpoint(
@@ -125,10 +126,10 @@ def save_checkpoint(
         "data": None if data is None else data.state_dict(),
         "history": history.to_dict(),
         "random_offset": int(model.random_offset),
-        "crc32": _crc32(tensors),
         "version": _VERSION,
     }
-    atomic_write(path, save(tensors, {_KEY: json.dumps(content)}))
+    text = json.dumps(content)
+    atomic_write(path, save(tensors, {_KEY: text, "crc32": _crc32(text, tensors)}))
 
 
 def load_checkpoint(path: str | os.PathLike, model, optimizer) -> TrainingState:
@@ -176,17 +177,17 @@ def _read(path: str) -> tuple[dict, dict[str, np.ndarray]]:
     missing = sorted(_FIELDS - content.keys())
     if missing:
         raise ValueError(f"{path}: damaged checkpoint: {missing[0]!r} is missing")
-    if content["crc32"] != _crc32(tensors):
-        raise ValueError(f"{path}: damaged checkpoint: the checksum of its arrays differs")
+    if metadata.get("crc32") != _crc32(metadata[_KEY], tensors):
+        raise ValueError(f"{path}: damaged checkpoint: the checksum differs")
     return content, tensors
 
 
-def _crc32(tensors: dict[str, np.ndarray]) -> int:
-    """safetensors checks its header alone; this finds changed values, too."""
-    checksum = 0
+def _crc32(content: str, tensors: dict[str, np.ndarray]) -> str:
+    """safetensors checks the form of its header alone; this finds changed values, too."""
+    checksum = zlib.crc32(content.encode())
     for name in sorted(tensors):
         checksum = zlib.crc32(tensors[name].tobytes(), zlib.crc32(name.encode(), checksum))
-    return checksum
+    return f"{checksum:08x}"
 
 
 def _pack(value, name: str, tensors: dict[str, np.ndarray]):

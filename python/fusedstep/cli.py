@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import math
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +25,8 @@ from .plot import plot_histories
 
 WRONG_USE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+_LARGEST = 2**31 - 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,24 +40,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0, 2 for a wrong option or a missing package (one line on stderr), 130 after Ctrl-C.
+        The exit code: 0; 2 for what cannot be done as asked, be it a wrong option, a missing package or too little
+        memory (one line on stderr); 130 after Ctrl-C; 141 when the reader of stdout has gone.
     """
     try:
-        options = _parser().parse_args(argv)
-        return options.command(options)
-    except SystemExit as end:  # argparse, after --help, --version or a wrong option
-        return int(end.code or 0)
-    except ImportError as error:
+        code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except MemoryError as error:
+        return _refuse(f"not enough memory: {error}")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         print("fusedstep: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(argv)
+    except SystemExit as end:  # argparse, after --help, --version or a wrong option
+        return int(end.code or 0)
+    return options.command(options)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         """One line; argparse would print the usage, too."""
         self.exit(WRONG_USE, f"{self.prog}: {message}\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,20 +91,20 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train",
         help="train and test a classifier by rotating cross-validation",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
     train.add_argument("data", metavar="DATA", choices=["digits"], help="digits: scikit-learn's 1,797 images of 8 x 8")
     train.add_argument("--epochs", type=_integer(1), default=80, help="at most so many")
     train.add_argument("--batch-size", type=_integer(2), default=64, help="samples in a step")
     train.add_argument("--lr", type=_number(0, math.inf), default=0.004, help="learning rate, decayed by a cosine")
-    train.add_argument("--hidden", type=_widths, default=(128, 64), help="widths of the hidden layers")
+    train.add_argument("--hidden", type=_widths, default="128,64", help="widths of the hidden layers")
     train.add_argument("--dropout", type=_number(0, 1, low_included=True), default=0.2, help="probability")
     train.add_argument("--patience", type=_integer(1), default=20, help="epochs without a better validation loss")
     train.add_argument("--folds", type=_integer(3), default=5, help="models; each fold tests one of them")
     train.add_argument("--seed", type=_integer(0), default=0, help="decides everything random")
     train.add_argument("--n-jobs", type=_integer(1), default=1, help="folds that run at a time")
-    train.add_argument("--threads", type=_integer(1), help="threads of the kernels")
+    train.add_argument("--threads", type=_integer(1), help="threads of the kernels (default: all cores)")
     train.add_argument("--out", type=Path, help="a new or empty folder (default: runs/digits-<time>)")
     train.add_argument("--no-progress", action="store_true", help="no progress bars")
     train.set_defaults(command=_train_digits)
@@ -99,26 +124,44 @@ def _info(options: argparse.Namespace) -> int:
 
 def _train_digits(options: argparse.Namespace) -> int:
     X, y = _digits()
-    folder = options.out or Path("runs", f"digits-{datetime.now():%Y%m%d-%H%M%S}")
-    existed = folder.exists()
+    if options.folds > len(X):
+        return _refuse(f"argument --folds: there are only {len(X)} samples but got {options.folds}")
+    if options.threads:
+        backend.set_num_threads(options.threads)
+    folder = options.out
+    existed = folder is not None and folder.exists()
     try:
+        if folder is None:
+            folder = _new_run_folder()
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             return _refuse(f"{folder} is not empty: choose another folder with --out")
+        with tempfile.TemporaryFile(dir=folder):
+            pass  # better known before the training than after it
     except OSError as error:
-        return _refuse(f"cannot write to {folder}: {error.strerror}")
-    if options.threads:
-        backend.set_num_threads(options.threads)
+        return _refuse(f"cannot write to {folder or 'runs'}: {error.strerror}")
     try:
         result = _cross_validate(options, X, y)
     except BaseException:
         if not existed:
-            folder.rmdir()
+            with suppress(OSError):
+                folder.rmdir()
         raise
     print(result)
     _write_run(folder, options, result)
     print(f"written to {folder}")
     return 0
+
+
+def _new_run_folder() -> Path:
+    """A folder that no other run has, not even one that starts in the same second."""
+    name = f"digits-{datetime.now():%Y%m%d-%H%M%S}"
+    for suffix in ("", *(f"-{k}" for k in range(2, 1000))):
+        with suppress(FileExistsError):
+            folder = Path("runs", name + suffix)
+            folder.mkdir(parents=True)
+            return folder
+    raise FileExistsError(errno.EEXIST, "too many runs in one second")
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
@@ -140,7 +183,7 @@ def _cross_validate(options: argparse.Namespace, X: np.ndarray, y: np.ndarray) -
         y,
         cv=model_selection.RotatingKFold(options.folds),
         metrics=["accuracy"],
-        n_jobs=options.n_jobs,
+        n_jobs=min(options.n_jobs, options.folds),
         random_state=options.seed,
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -186,6 +229,8 @@ def _integer(minimum: int) -> Callable[[str], int]:
             number = minimum - 1
         if number < minimum:
             raise argparse.ArgumentTypeError(f"must be an integer >= {minimum} but got {text!r}")
+        if number > _LARGEST:
+            raise argparse.ArgumentTypeError(f"must be an integer <= {_LARGEST} but got {text!r}")
         return number
 
     return parse
@@ -210,7 +255,7 @@ def _widths(text: str) -> tuple[int, ...]:
         widths = tuple(int(part) for part in text.split(","))
     except ValueError:
         widths = ()
-    if not widths or min(widths) < 1:
+    if not widths or min(widths) < 1 or max(widths) > _LARGEST:
         raise argparse.ArgumentTypeError(f"must be widths such as 128,64 but got {text!r}")
     return widths
 

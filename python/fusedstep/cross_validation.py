@@ -157,7 +157,9 @@ def cross_validate(
     X, y = np.asarray(X), np.asarray(y)
     _checks.same_length("cross_validate", {"X": X, "y": y})
     _check_options(fit_options)
-    _metrics.resolve(metrics)
+    metrics = list(_metrics.resolve(metrics).values())
+    if n_jobs == 0:
+        raise ValueError("[cross_validate] 'n_jobs' must be a number of processes, or negative as in joblib, but got 0")
     seeds = _seed_sequence(random_state)
     folds = list(_splitter(cv, seeds).split(X, y, groups, stratify=stratify))
     task = _Task(make_model, make_optimizer, loss, X, y, preprocess, metrics, blas_threads, fit_options)

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from . import _checks
+from ._random import generator
 from .reference.scalars import check_integer
 
 _LAST = ("keep", "drop", "merge")
@@ -45,6 +46,8 @@ class MiniBatches:
     epoch : int
         The epoch that the next iteration yields, from 0. `set_epoch` moves it.
     n_samples : int
+    smallest : int
+        How many samples the smallest batch of an epoch has.
     arrays : tuple of ndarray
 
     Raises
@@ -87,6 +90,7 @@ class MiniBatches:
         self.prefetch = check_integer("MiniBatches", "prefetch", prefetch, 0)
         self.epoch = 0
         self._bounds = self._cut()
+        self.smallest = min(stop - start for start, stop in self._bounds)
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
@@ -107,7 +111,7 @@ class MiniBatches:
         """The indices of the samples in the order of an epoch: int64, shape (n_samples,)."""
         if not self.shuffle:
             return np.arange(self.n_samples, dtype=np.int64)
-        return np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.n_samples)
+        return generator(self.seed, "data order", epoch).permutation(self.n_samples)
 
     def state_dict(self) -> dict:
         """The position, and what the order follows from: numbers and strings alone."""

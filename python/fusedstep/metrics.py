@@ -18,6 +18,7 @@ def accuracy(target, output) -> float:
         Class indices (N,) beside scores of C > 1 classes (N, C); or 0/1 values of the shape of `output`.
     output : ndarray
         Logits: the largest of a row is the predicted class; with targets of its own shape, a positive logit predicts 1.
+        NaN predicts nothing, so it counts as wrong.
 
     Raises
     ------
@@ -32,12 +33,12 @@ def accuracy(target, output) -> float:
     0.5
     """
     target, output = np.asarray(target), np.asarray(output)
-    if output.ndim == 2 and target.shape == output.shape[:1]:
-        return float(np.mean(output.argmax(axis=1) == target))
+    if output.ndim == 2 and output.shape[1] > 1 and target.shape == output.shape[:1]:
+        return float(np.mean((output.argmax(axis=1) == target) & ~np.isnan(output).any(axis=1)))
     if target.shape == output.shape:
-        return float(np.mean((output > 0) == (target > 0.5)))
+        return float(np.mean(((output > 0) == (target > 0.5)) & ~np.isnan(output)))
     raise ValueError(
-        f"[accuracy] 'target' and 'output' must have shapes (N,) and (N, C), or the same shape, "
+        f"[accuracy] 'target' and 'output' must have shapes (N,) and (N, C) with C > 1, or the same shape, "
         f"but have {target.shape} and {output.shape}"
     )
 

@@ -35,8 +35,10 @@ def _advance_versions(*columns) -> None:
     if torch is None:
         return
     for arrays in columns:
+        # NumPy's own are told first: torch's instance check costs more than a small kernel.
+        if arrays is None or type(arrays) is np.ndarray:
+            continue
         for array in arrays if isinstance(arrays, list | tuple) else (arrays,):
-            # NumPy's own are told first: torch's instance check costs more than a small kernel.
             if type(array) is not np.ndarray and isinstance(array, torch.Tensor):
                 torch.autograd.graph.increment_version(array)
 

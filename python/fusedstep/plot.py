@@ -55,7 +55,8 @@ def plot_histories(histories: Sequence[History], titles: Sequence[str] = (), *, 
         if i + columns >= len(histories):
             panel.set_xlabel("epoch")
             panel.tick_params(labelbottom=True)
-    if all(value > 0 for history in histories for value in _finite(history)):
+    losses = [value for history in histories for value in _finite(history)]
+    if losses and min(losses) > 0:
         panels[0].set_yscale("log")  # the panels share it
         panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panels[0].yaxis.set_major_formatter("{x:g}")

@@ -21,6 +21,7 @@ from .callbacks import Callback
 from .checkpoint import TrainingState
 from .data import MiniBatches
 from .history import History
+from .nn.losses import Loss
 from .reference.scalars import check_integer
 
 _EVALUATION_BATCH = 1024
@@ -99,7 +100,8 @@ def fit(
     loss : callable
         ``loss(output, target, weights=None) -> (value, gradient)``, such as `fusedstep.nn.SoftmaxCrossEntropy()`.
     train, validation : tuple or MiniBatches
-        ``(X, y)`` or ``(X, y, weights)``. MiniBatches bring their own batch size, seed, order and remainder.
+        ``(X, y)`` or ``(X, y, weights)``. As `train`, MiniBatches bring their own batch size, seed, order and
+        remainder; of those for `validation` the arrays alone are used.
     epochs : int
         How many times to go through the training data, those of a resumed run included; at least 1.
     batch_size : int or None
@@ -121,12 +123,14 @@ def fit(
 
     Notes
     -----
-    A batch whose weights are all 0 is passed over.
+    A batch whose weights are all 0 is passed over. Where an epoch has no other batch, which ``last="drop"`` can lead
+    to, its `train_loss` is NaN.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is wrong. All are checked, and one sample each is tried, before the model is changed.
+        An argument is wrong, a label is no class of the model, or a batch would be too small for batch
+        normalization. All are checked, and two samples of each data set are tried, before the model is changed.
 
     Examples
     --------
@@ -145,14 +149,15 @@ def fit(
     batches = _training_batches(train, batch_size, shuffle=shuffle, seed=seed, last=last, prefetch=prefetch)
     held_out = None if validation is None else _arrays("validation", validation)
     measured = _metrics.resolve(metrics)
+    _check_objects(model, optimizer, loss)
     run = Run(model, optimizer, loss, batches, History(), _columns(held_out is not None, measured))
     run.callbacks = _in_order(callbacks)
     if measured and held_out is None:
         raise ValueError("[fit] 'metrics' are computed on validation data, but 'validation' is None")
-    for arrays in (batches.arrays, held_out):
+    model.check_training_shape((batches.smallest, *batches.arrays[0].shape[1:]))
+    for name, arrays in (("train", batches.arrays), ("validation", held_out)):
         if arrays is not None:
-            x, target, *_ = arrays
-            loss(model.predict(x[:1]), target[:1])
+            _try(model, loss, name, *arrays)
     for callback in run.callbacks:
         callback.on_train_begin(run)
     if resume is not None:
@@ -177,7 +182,8 @@ def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | N
     metrics : sequence of str or callable
         As for `fit`; each sees all targets and outputs at once.
     batch_size : int or None
-        How many samples to predict at a time. The loss is the mean over all samples, whatever the batch size.
+        How many samples to predict at a time; a remainder joins the batch before it. The loss is the mean over all
+        samples, whatever the batch size.
 
     Returns
     -------
@@ -193,7 +199,7 @@ def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | N
     arrays = _arrays("data", arrays, where="evaluate")
     measured = _metrics.resolve(metrics)
     outputs, targets, losses = [], [], _Mean()
-    for x, *target in MiniBatches(*arrays, batch_size=batch_size, shuffle=False):
+    for x, *target in MiniBatches(*arrays, batch_size=batch_size, shuffle=False, last="merge"):
         output = model.predict(x)
         if _counts(*target):
             losses.add(loss(output, *target)[0], *target)
@@ -208,8 +214,18 @@ def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | N
 
 
 def predict(model, X, *, batch_size: int | None = _EVALUATION_BATCH) -> np.ndarray:
-    """The model's outputs in evaluation mode, computed a batch at a time."""
-    return np.concatenate([model.predict(x) for (x,) in MiniBatches(X, batch_size=batch_size, shuffle=False)])
+    """The model's outputs in evaluation mode, computed a batch at a time; a remainder joins the batch before it."""
+    batches = MiniBatches(X, batch_size=batch_size, shuffle=False, last="merge")
+    return np.concatenate([model.predict(x) for (x,) in batches])
+
+
+def _try(model, loss, name: str, x, target, weights=None) -> None:
+    """Raise what would be raised in the midst of training."""
+    # Two samples: batch normalization without running statistics takes no single one.
+    output = model.predict(x[:2])
+    loss(output, target[:2])
+    if isinstance(loss, Loss):
+        loss.check_target(f"{name} y", target, output.shape)
 
 
 class _Mean:
@@ -225,7 +241,7 @@ class _Mean:
 
     @property
     def value(self) -> float:
-        return self._total / self._weight
+        return self._total / self._weight if self._weight else math.nan
 
 
 def _counts(target, weights=None) -> bool:
@@ -309,9 +325,9 @@ def _resume(run: Run, path) -> None:
     if saved != names:
         raise ValueError(f"{os.fspath(path)}: was saved with callbacks {saved} but fit got {names}")
     run.batches.load_state_dict(state.data or {})
-    state.restore(run.model, run.optimizer)
     for callback, (_, callback_state) in zip(run.callbacks, state.callbacks, strict=True):
         callback.load_state_dict(callback_state)
+    state.restore(run.model, run.optimizer)
     run.history = state.history
     run.history.interrupted = False
     run.epoch = len(run.history.rows)
@@ -341,6 +357,16 @@ def _check_weights(name: str, weights: np.ndarray) -> None:
         raise ValueError(f"{name} must be one number a sample but has shape {weights.shape}")
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
         raise ValueError(f"{name} must be finite and not negative, and not all zero")
+
+
+def _check_objects(model, optimizer, loss) -> None:
+    if isinstance(loss, type) or not callable(loss):
+        raise TypeError(f"[fit] 'loss' must be a loss such as fusedstep.nn.SoftmaxCrossEntropy() but got {loss!r}")
+    if isinstance(optimizer, type) or not hasattr(optimizer, "step"):
+        raise TypeError(f"[fit] 'optimizer' must be one made for model.parameters() but got {optimizer!r}")
+    stepped = {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
+    if stepped and stepped.isdisjoint(map(id, model.parameters())):
+        raise ValueError("[fit] 'optimizer' was made for another model: make it for this model.parameters()")
 
 
 def _in_order(callbacks) -> list[Callback]:

@@ -72,8 +72,11 @@ class Stage:
     first = 0  # the layers it covers: layers[first:stop]
     stop = 0
 
+    def check(self, x_shape: tuple[int, ...]) -> None:
+        """ValueError if this stage cannot train on inputs of `x_shape`."""
+
     def allocate(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], dtype: np.dtype) -> None:
-        """Get ready to train on inputs of `x_shape`; ValueError if this stage cannot."""
+        """Get ready to train on inputs of `x_shape`."""
 
     def forward(self, x: np.ndarray, offset: int) -> np.ndarray:
         """Training pass; the result is overwritten by the next one."""
@@ -167,13 +170,15 @@ class BatchNormStage(Stage):
         self.x = self.saved = None
         self._y = _Workspace()
 
-    def allocate(self, x_shape, y_shape, dtype):
+    def check(self, x_shape):
         # The kernel refuses this too, but only after the layers before it have updated their statistics.
         if math.prod(x_shape) < 2 * self.features:
             raise ValueError(
                 f"{self.name} needs more than one value a channel in training but got x of shape {x_shape}; "
                 "fusedstep.data.MiniBatches(..., last='merge') leaves no such remainder"
             )
+
+    def allocate(self, x_shape, y_shape, dtype):
         self.y = self._y.array(y_shape, dtype)
 
     def forward(self, x, offset):

@@ -134,8 +134,9 @@ class Dense(Layer):
 class BatchNorm(Layer):
     """Batch normalization over every axis but the channels (Ioffe & Szegedy 2015, algorithms 1 and 2).
 
-    ``y = weight * (x - mean) / sqrt(var + eps) + bias``; `mean` and `var` are the batch's in training
-    and the running ones in evaluation. A ReLU and a Dropout that follow run in the same kernel.
+    ``y = weight * xhat + bias`` with ``xhat = (x - mean) * invstd`` and ``invstd = 1 / sqrt(var + eps)``; `mean` and
+    `var` are the batch's in training and the running ones in evaluation. A ReLU and a Dropout that follow run in the
+    same kernel.
 
     Parameters
     ----------

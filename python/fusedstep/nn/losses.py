@@ -15,6 +15,15 @@ class Loss:
     name: ClassVar[str]
     """What histories and saved files call it."""
 
+    def check_target(self, name: str, target: np.ndarray, output_shape: tuple[int, ...]) -> None:
+        """Look at all targets of a data set, for outputs of `output_shape`, before the first batch is trained on.
+
+        Raises
+        ------
+        ValueError
+            A value is out of range; `name` is what the message calls the targets.
+        """
+
     def __repr__(self):
         return f"{type(self).__name__}()"
 
@@ -70,6 +79,16 @@ class SoftmaxCrossEntropy(Loss):
             fix = "target.argmax(axis=1)" if one_hot else "target.ravel()"
             raise ValueError(f"'target' must hold one label a sample, (N,), but got {np.shape(target)}; pass {fix}")
         return ops.softmax_cross_entropy(output, target, weights)
+
+    def check_target(self, name, target, output_shape):
+        classes = output_shape[1]
+        wrong = np.flatnonzero((target < 0) | (target >= classes))
+        if wrong.size:
+            index = int(wrong[0])
+            raise ValueError(
+                f"'{name}' has the label {target[index]} at index {index} "
+                f"but the model's classes are 0 ... {classes - 1}"
+            )
 
 
 class SigmoidCrossEntropy(Loss):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
+from .._random import generator
 from ..reference.scalars import check_integer
 from .fusion import Placed, make_stages
 from .layers import LAYERS, Dense, Dropout, Flatten, Layer
 from .parameter import Arena, Parameter
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-_placed_layers: WeakSet[Layer] = WeakSet()
+_models: WeakKeyDictionary[Layer, ref[Sequential]] = WeakKeyDictionary()
+"""The model that each layer was put into last, while it lives."""
 
 
 def _check_layers(layers: tuple) -> None:
@@ -25,7 +27,7 @@ def _check_layers(layers: tuple) -> None:
             raise ValueError(
                 f"layer {index}, {layer!r}, is the same object as layer {layers.index(layer)}; make a new one"
             )
-        if layer in _placed_layers:
+        if layer in _models and _models[layer]() is not None:
             raise ValueError(f"layer {index}, {layer!r}, is already part of another model; make a new one")
 
 
@@ -54,8 +56,8 @@ class Sequential:
     *layers : Layer
         At least one; each belongs to one model only.
     seed : int
-        In [0, 2**64). Layer `i` draws its starting weights from ``PCG64([seed, i])``; `seed` and
-        `random_offset` decide the masks of dropout.
+        In [0, 2**64). With the index of a layer it decides its starting weights, with `random_offset` the masks
+        of dropout.
     dtype : {numpy.float32, numpy.float64}
         Of parameters, inputs, outputs and gradients.
 
@@ -115,7 +117,7 @@ class Sequential:
         self._random_offset = 0
         self._planned: tuple[int, ...] | None = None
         self._pending: tuple[int, ...] | None = None
-        _placed_layers.update(layers)
+        _models.update(dict.fromkeys(layers, ref(self)))
 
     def _place_layers(self) -> None:
         """Make the arenas, and hand each layer its arrays."""
@@ -134,8 +136,8 @@ class Sequential:
         dropouts = 0
         for index, layer in enumerate(self.layers):
             parameters = {name: next(waiting) for name in layer.parameter_shapes()}
-            rng = np.random.Generator(np.random.PCG64([self.seed, index]))
-            layer.start({name: parameter.array for name, parameter in parameters.items()}, rng)
+            arrays = {name: parameter.array for name, parameter in parameters.items()}
+            layer.start(arrays, generator(self.seed, "weights", index))
             buffers = layer.buffers(self.dtype)
             self._buffers |= {f"{index}.{name}": buffer for name, buffer in buffers.items()}
             self._placed.append(Placed(index, layer, parameters, buffers, dropouts))
@@ -290,36 +292,11 @@ class Sequential:
             raise ValueError(f"'{name}' must have a batch axis but got shape ()")
         return np.ascontiguousarray(array)
 
-    def _forward_training(self, x: np.ndarray) -> np.ndarray:
-        """`forward` without the copy: the output is overwritten by the next training pass."""
-        x = self._checked("x", x)
-        self._pending = None
-        if x.shape != self._planned:
-            self._planned = None
-            shapes = self._shapes(x.shape)
-            for stage in self._training_stages:
-                stage.allocate(shapes[stage.first], shapes[stage.stop], self.dtype)
-            self._planned = x.shape
-        offset = self._random_offset
+    def check_training_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise the ValueError of ``forward(x, training=True)`` for an `x` of `shape`, without any `x`."""
+        shapes = self._shapes(shape)
         for stage in self._training_stages:
-            x = stage.forward(x, offset)
-        self._random_offset = offset + self._n_dropouts
-        self._pending = x.shape
-        return x
-
-    def _backward(self, dy: np.ndarray, input_gradient: bool = False) -> np.ndarray | None:
-        """`backward` without checks and copies: overwrites `dy`, and may return a buffer of its own."""
-        if self._pending is None:
-            raise RuntimeError("backward needs a training pass before it: call forward(x, training=True) first")
-        self._pending = None
-        for stage in self._upper:
-            dy = stage.backward(dy)
-        dy = self._lowest.backward(dy, input_gradient)
-        if not input_gradient:
-            return None
-        for stage in self._lower:
-            dy = stage.backward(dy)
-        return dy
+            stage.check(shapes[stage.first])
 
     def forward(self, x: np.ndarray, training: bool = True) -> np.ndarray:
         """Run the model on a batch.
@@ -345,7 +322,27 @@ class Sequential:
             If a layer cannot take the shape that reaches it, or BatchNorm gets fewer than two values a channel
             in training. No state has changed then.
         """
-        return self._forward_training(x).copy() if training else self.predict(x)
+        if not training:
+            return self.predict(x)
+        x = self._checked("x", x)
+        self._pending = None
+        if x.shape != self._planned:
+            self._allocate(x.shape)
+        offset = self._random_offset
+        for stage in self._training_stages:
+            x = stage.forward(x, offset)
+        self._random_offset = offset + self._n_dropouts
+        self._pending = x.shape
+        return x.copy()
+
+    def _allocate(self, shape: tuple[int, ...]) -> None:
+        """Get all stages ready to train on inputs of `shape`."""
+        self.check_training_shape(shape)
+        self._planned = None
+        shapes = self._shapes(shape)
+        for stage in self._training_stages:
+            stage.allocate(shapes[stage.first], shapes[stage.stop], self.dtype)
+        self._planned = shape
 
     def backward(self, dy: np.ndarray, *, input_gradient: bool = True) -> np.ndarray | None:
         """Write the gradients of the last training pass into ``parameter.grad``; they are not added up.
@@ -371,14 +368,21 @@ class Sequential:
         TypeError, ValueError
             If `dy` has another dtype or shape than the output.
         """
-        if self._pending is not None:
-            shape = self._pending
-            dy = self._checked("dy", dy)
-            if dy.shape != shape:
-                raise ValueError(f"'dy' must have the output's shape {shape} but got {dy.shape}")
-            dy = dy.copy()
-        dx = self._backward(dy, input_gradient)
-        return dx if dx is None or dx.flags.owndata else dx.copy()
+        if self._pending is None:
+            raise RuntimeError("backward needs a training pass before it: call forward(x, training=True) first")
+        dy = self._checked("dy", dy)
+        if dy.shape != self._pending:
+            raise ValueError(f"'dy' must have the output's shape {self._pending} but got {dy.shape}")
+        self._pending = None
+        dy = dy.copy()  # the stages write into it
+        for stage in self._upper:
+            dy = stage.backward(dy)
+        dx = self._lowest.backward(dy, input_gradient)
+        if not input_gradient:
+            return None
+        for stage in self._lower:
+            dx = stage.backward(dx)
+        return dx if dx.flags.owndata else dx.copy()
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Run the model in evaluation mode: running statistics, no dropout.

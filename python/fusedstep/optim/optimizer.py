@@ -170,10 +170,9 @@ class Optimizer:
             What the gradients are multiplied by first, in the same pass: 1 / scale undoes a loss scale.
         """
         multiplier = check_finite(self._method, "grad_multiplier", grad_multiplier)
-        lrs = [self._lr(group) for group in self.param_groups]
-        if len(lrs) > 1:  # one group is checked by the op, but here the first would be written before the second is
-            for (group, _, _, states), lr in zip(self._calls, lrs, strict=True):
-                self._check_group({**group, "lr": lr})
+        if len(self._calls) > 1:  # the op checks its group, but then the first would be written before the second is
+            for group, _, _, states in self._calls:
+                self._check_group({**group, "lr": self._lr(group)})
                 self._check_states(group, states)
         if self.max_norm is not None or self.skip_nonfinite:
             norm = ops.global_norm(self._grads) * abs(multiplier)
@@ -182,9 +181,9 @@ class Optimizer:
                 return
             if self.max_norm is not None:
                 multiplier *= _clipping_factor(self.max_norm, norm)
-        for (group, params, grads, states), lr in zip(self._calls, lrs, strict=True):
+        for group, params, grads, states in self._calls:
             common = {
-                "lr": lr,
+                "lr": self._lr(group),
                 "weight_decay": group["weight_decay"],
                 "maximize": group["maximize"],
                 "grad_multiplier": multiplier,

@@ -52,6 +52,8 @@ def check_finite(method: str, name: str, value) -> float:
 
 def check_integer(method: str, name: str, value, low: int, bits: int = 63) -> int:
     """`value` as an int in [low, 2**bits); floats are refused, even whole ones."""
+    if type(value) is int and low <= value < 1 << bits:
+        return value
     try:
         number = operator.index(value)
     except TypeError:
@@ -62,6 +64,11 @@ def check_integer(method: str, name: str, value, low: int, bits: int = 63) -> in
 
 
 def check_common(method, lr, weight_decay, grad_multiplier, ema_params, ema_decay) -> None:
+    # The usual call is let through at once: a call for each number costs as much as a small step.
+    floats = type(lr) is type(weight_decay) is type(grad_multiplier) is float
+    inside = floats and 0 <= lr < math.inf and 0 <= weight_decay < math.inf and -math.inf < grad_multiplier < math.inf
+    if inside and ema_params is ema_decay is None:
+        return
     check_range(method, "lr", lr, 0)
     check_range(method, "weight_decay", weight_decay, 0)
     check_finite(method, "grad_multiplier", grad_multiplier)
@@ -102,9 +109,11 @@ def check_adam(max_exp_avg_sqs, step, betas, eps, amsgrad, eps_mode) -> None:
         beta1, beta2 = betas
     except (TypeError, ValueError):
         raise ValueError(f"[Adam] 'betas' must be a pair of numbers but got {betas!r}") from None
-    check_range("Adam", "beta1", beta1, 0, 1)
-    check_range("Adam", "beta2", beta2, 0, 1)
-    check_range("Adam", "eps", eps, 0)
+    floats = type(beta1) is type(beta2) is type(eps) is float
+    if not (floats and 0 <= beta1 < 1 and 0 <= beta2 < 1 and 0 <= eps < math.inf):
+        check_range("Adam", "beta1", beta1, 0, 1)
+        check_range("Adam", "beta2", beta2, 0, 1)
+        check_range("Adam", "eps", eps, 0)
     if bool(amsgrad) != (max_exp_avg_sqs is not None):
         raise ValueError("[Adam] 'max_exp_avg_sqs' must be given when, and only when, 'amsgrad' is set")
     if eps_mode not in ("outside", "inside"):
