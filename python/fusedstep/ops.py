@@ -51,10 +51,10 @@ def _empty(n: int, like):
     return np.empty(n, like.dtype) if isinstance(like, np.ndarray) else namespace(like).empty(n, dtype=like.dtype)
 
 
-def _by_reference(op, arguments: dict):
+def _by_reference(op: str, arguments: dict):
     """`op` of the reference with the arguments that `op` was called with."""
     del arguments["cpu"]
-    return getattr(reference, op.__name__)(**arguments)
+    return getattr(reference, op)(**arguments)
 
 
 def _require_array(name: str, x) -> None:
@@ -117,7 +117,7 @@ def sgd_step(
     """
     cpu = native()
     if cpu is None:
-        return _by_reference(sgd_step, locals())
+        return _by_reference("sgd_step", locals())
     _scalars.check_common("SGD", lr, weight_decay, grad_multiplier, ema_params, ema_decay)
     _scalars.check_sgd(momentum_buffers, momentum, dampening, nesterov)
     cpu.sgd_step(
@@ -178,7 +178,7 @@ def adagrad_step(
     """
     cpu = native()
     if cpu is None:
-        return _by_reference(adagrad_step, locals())
+        return _by_reference("adagrad_step", locals())
     _scalars.check_common("Adagrad", lr, weight_decay, grad_multiplier, ema_params, ema_decay)
     _scalars.check_adagrad(step, lr_decay, eps)
     cpu.adagrad_step(
@@ -245,7 +245,7 @@ def rmsprop_step(
     """
     cpu = native()
     if cpu is None:
-        return _by_reference(rmsprop_step, locals())
+        return _by_reference("rmsprop_step", locals())
     _scalars.check_common("RMSprop", lr, weight_decay, grad_multiplier, ema_params, ema_decay)
     _scalars.check_rmsprop(momentum_buffers, grad_avgs, alpha, eps, momentum, centered)
     cpu.rmsprop_step(
@@ -321,7 +321,7 @@ def adam_step(
     """
     cpu = native()
     if cpu is None:
-        return _by_reference(adam_step, locals())
+        return _by_reference("adam_step", locals())
     _scalars.check_common("Adam", lr, weight_decay, grad_multiplier, ema_params, ema_decay)
     _scalars.check_adam(max_exp_avg_sqs, step, betas, eps, amsgrad, eps_mode)
     cpu.adam_step(
@@ -365,7 +365,7 @@ def global_norm(grads, *, out=None) -> float:
     """
     cpu = native()
     if cpu is None:
-        return _by_reference(global_norm, locals())
+        return _by_reference("global_norm", locals())
     norm = cpu.global_norm(grads, out)
     _advance_versions(out)
     return norm
@@ -445,7 +445,7 @@ def batch_norm(
     """
     cpu = native()
     if cpu is None:
-        return _by_reference(batch_norm, locals())
+        return _by_reference("batch_norm", locals())
     fraction = check_batch_norm(training, momentum, eps, num_batches, dropout)
     dropout = None if dropout is None else tuple(dropout)
     _require_array("x", x)
@@ -512,7 +512,7 @@ def batch_norm_backward(dy, x, saved, *, dx=None, dweight=None, dbias=None):
     """
     cpu = native()
     if cpu is None:
-        return _by_reference(batch_norm_backward, locals())
+        return _by_reference("batch_norm_backward", locals())
     check_saved(saved)
     _require_array("x", x)
     axis = check_channel_axis("x", x, saved.channel_axis)
@@ -569,7 +569,7 @@ def dropout(x, p, *, seed, offset=0, relu=False, out=None):
     """
     cpu = native()
     if cpu is None:
-        return _by_reference(dropout, locals())
+        return _by_reference("dropout", locals())
     _scalars.check_dropout(p, seed, offset)
     _require_array("x", x)
     if out is None:
@@ -601,7 +601,7 @@ def dropout_backward(dy, p, *, seed, offset=0, y=None, out=None):
     """
     cpu = native()
     if cpu is None:
-        return _by_reference(dropout_backward, locals())
+        return _by_reference("dropout_backward", locals())
     _scalars.check_dropout(p, seed, offset)
     _require_array("dy", dy)
     if out is None:
@@ -633,7 +633,7 @@ def dropout_mask(shape, p, *, seed, offset=0, packed=False):
     """
     cpu = native()
     if cpu is None:
-        return _by_reference(dropout_mask, locals())
+        return _by_reference("dropout_mask", locals())
     _scalars.check_dropout(p, seed, offset)
     shape = check_mask_shape(shape)
     size = math.prod(shape)
@@ -665,7 +665,7 @@ def bias_activation(x, bias=None, *, activation="identity", negative_slope=0.01,
     """
     cpu = native()
     if cpu is None:
-        return _by_reference(bias_activation, locals())
+        return _by_reference("bias_activation", locals())
     _activations.check_activation(activation, negative_slope)
     _require_array("x", x)
     if out is None:
@@ -708,7 +708,7 @@ def bias_activation_backward(dy, saved, *, activation="identity", negative_slope
     """
     cpu = native()
     if cpu is None:
-        return _by_reference(bias_activation_backward, locals())
+        return _by_reference("bias_activation_backward", locals())
     _activations.check_activation(activation, negative_slope)
     _require_array("dy", dy)
     if dx is None:
@@ -761,7 +761,7 @@ def softmax_cross_entropy(logits, labels, weights=None, *, out=None):
     """
     cpu = native()
     if cpu is None:
-        return _by_reference(softmax_cross_entropy, locals())
+        return _by_reference("softmax_cross_entropy", locals())
     _require_array("logits", logits)
     if len(logits.shape) != 2:
         raise ValueError(f"'logits' must have shape (samples, classes) but has shape {tuple(logits.shape)}")
