@@ -4,7 +4,52 @@
 
 #include <cstdint>
 
+#include "math/hd.h"
+
 namespace fusedstep {
+
+// 16 bits in memory; math/half.h converts.
+struct Half {
+  std::uint16_t bits;
+};
+struct Bfloat16 {
+  std::uint16_t bits;
+};
+
+// What values of a type are computed in.
+template <class T>
+struct ArithmeticOf {
+  using type = T;
+};
+template <>
+struct ArithmeticOf<Half> {
+  using type = float;
+};
+template <>
+struct ArithmeticOf<Bfloat16> {
+  using type = float;
+};
+template <class T>
+using Arithmetic = typename ArithmeticOf<T>::type;
+
+// Types of values, and of parameters with their states.
+#define FUSEDSTEP_TYPES(X) X(float) X(double) X(Half) X(Bfloat16)
+#define FUSEDSTEP_STEP_TYPES(X) \
+  X(float, float) X(double, double) X(Half, Half) X(Half, float) X(Bfloat16, Bfloat16) X(Bfloat16, float)
+
+// The hyper-parameters of a step that are numbers of the host; all methods share them.
+struct StepOptions {
+  double weight_decay;
+  bool decoupled, maximize;
+  double decay1, damping1;  // first state: momentum or beta1; its gradient is multiplied by 1 - damping1
+  double decay2;            // average of squares: alpha or beta2
+  double eps;
+  double lr_decay;  // AdaGrad's
+  bool bias_correction;
+
+  bool l2() const { return weight_decay != 0 && !decoupled; }
+  bool reads_step() const { return bias_correction || lr_decay != 0; }
+};
 
 // What a step folds from its hyper-parameters, each rounded once to the arithmetic type.
 template <class T>
@@ -47,13 +92,13 @@ constexpr int kLanes = 32;
 // Channels that stand side by side in memory are walked this many at a time.
 constexpr int kWidth = 64;
 
-constexpr std::int64_t leaf_count(std::int64_t n) { return (n + kLeaf - 1) / kLeaf; }
+FUSEDSTEP_HD constexpr std::int64_t leaf_count(std::int64_t n) { return (n + kLeaf - 1) / kLeaf; }
 
 // Memory as (outer, channels, inner); inner == 1 is channels-last.
 struct ChannelShape {
   std::int64_t outer, channels, inner;
-  std::int64_t size() const { return outer * channels * inner; }
-  std::int64_t count() const { return outer * inner; }  // values a channel
+  FUSEDSTEP_HD std::int64_t size() const { return outer * channels * inner; }
+  FUSEDSTEP_HD std::int64_t count() const { return outer * inner; }  // values a channel
 };
 
 // Vectors of one value a channel.
@@ -67,31 +112,42 @@ struct DropoutKey {
   std::uint32_t threshold;
 };
 
+// Optimizer steps: parameters and gradients of type P, states of type S.
+template <class P, class S>
+struct StepKernels {
+  using A = Arithmetic<P>;
+  // [rule][L2 decay or not]; unused states are null.
+  void (*step[kRuleCount][2])(P* p, const P* g, S* s0, S* s1, S* s2, std::int64_t n, StepScalars<A> s);
+  void (*average)(S* e, const P* p, std::int64_t n, A decay, A gain);
+};
+
 template <class T>
-struct KernelsOf {
-  // Optimizers; [rule][L2 decay or not]. Unused states are null.
-  void (*step[kRuleCount][2])(T* p, const T* g, T* s0, T* s1, T* s2, std::int64_t n, StepScalars<T> s);
-  void (*average)(T* e, const T* p, std::int64_t n, T decay, T gain);
+struct ValueKernels {
+  using A = Arithmetic<T>;
   void (*square_leaves)(const T* x, std::int64_t n, double* leaves);
 
   // Batch norm. Leaves write [leaf * channels + c] for the channels [c0, c1), at most kWidth of them; ranges are of
   // memory indices.
-  void (*moment_leaf)(const T* x, ChannelShape shape, std::int64_t leaf, std::int64_t c0, std::int64_t c1, T* means,
-                      T* squares);
+  void (*moment_leaf)(const T* x, ChannelShape shape, std::int64_t leaf, std::int64_t c0, std::int64_t c1, A* means,
+                      A* squares);
   void (*normalize[2])(const T* x, T* y, ChannelShape shape, std::int64_t begin, std::int64_t end,
-                       ChannelScalars<T> s);  // [relu]
+                       ChannelScalars<A> s);  // [relu]
   void (*gradient_leaf[2])(const T* dy, const T* x, ChannelShape shape, std::int64_t leaf, std::int64_t c0,
-                           std::int64_t c1, ChannelScalars<T> s, T* sums_t, T* sums_t_xhat);  // [relu]
+                           std::int64_t c1, ChannelScalars<A> s, A* sums_t, A* sums_t_xhat);  // [relu]
   // mean_t and mean_t_xhat are null in evaluation; s.weight is then still the affine weight, scale = weight * invstd.
   void (*input_gradient[2])(const T* dy, const T* x, T* dx, ChannelShape shape, std::int64_t begin, std::int64_t end,
-                            ChannelScalars<T> s, const T* scale, const T* mean_t, const T* mean_t_xhat);  // [relu]
+                            ChannelScalars<A> s, const A* scale, const A* mean_t, const A* mean_t_xhat);  // [relu]
 
   // Dropout of the indices [begin, end), pointers to index 0; begin is a multiple of 8.
-  void (*dropout[2])(const T* x, T* y, std::int64_t begin, std::int64_t end, DropoutKey key, T scale);  // [relu]
+  void (*dropout[2])(const T* x, T* y, std::int64_t begin, std::int64_t end, DropoutKey key, A scale);  // [relu]
   void (*dropout_strided[2])(const T* x, std::int64_t x_stride, T* y, std::int64_t y_stride, std::int64_t first_index,
-                             std::int64_t n, DropoutKey key, T scale);
-  void (*dropout_relu_backward)(const T* dy, const T* y, T* dx, std::int64_t n, T scale);
+                             std::int64_t n, DropoutKey key, A scale);
+  void (*dropout_relu_backward)(const T* dy, const T* y, T* dx, std::int64_t n, A scale);
+};
 
+// float and double.
+template <class T>
+struct LayerKernels {
   // Bias (or null) and activation on rows of `columns` values.
   void (*bias_activation[kActivationCount])(const T* x, const T* bias, T* y, std::int64_t rows, std::int64_t columns,
                                             T slope);
@@ -109,25 +165,29 @@ struct KernelsOf {
   PairwiseLoss sigmoid_cross_entropy, mean_squared_error;
 };
 
-struct Kernels {
+#define FUSEDSTEP_STEP_BASE(P, S) StepKernels<P, S>,
+#define FUSEDSTEP_BASE(T) ValueKernels<T>,
+struct Kernels : FUSEDSTEP_STEP_TYPES(FUSEDSTEP_STEP_BASE) FUSEDSTEP_TYPES(FUSEDSTEP_BASE) LayerKernels<float>,
+                 LayerKernels<double> {
   const char* isa;
-  KernelsOf<float> of_float;
-  KernelsOf<double> of_double;
   void (*dropout_keep)(unsigned char* keep, std::int64_t begin, std::int64_t end,
                        DropoutKey key);  // bools; keep: of `begin`
   double (*tree_sum)(const double* values, std::int64_t n);
 
+  template <class P, class S>
+  const StepKernels<P, S>& steps() const {
+    return *this;
+  }
   template <class T>
-  const KernelsOf<T>& of() const;
+  const ValueKernels<T>& values() const {
+    return *this;
+  }
+  template <class T>
+  const LayerKernels<T>& layers() const {
+    return *this;
+  }
 };
-
-template <>
-inline const KernelsOf<float>& Kernels::of<float>() const {
-  return of_float;
-}
-template <>
-inline const KernelsOf<double>& Kernels::of<double>() const {
-  return of_double;
-}
+#undef FUSEDSTEP_STEP_BASE
+#undef FUSEDSTEP_BASE
 
 }  // namespace fusedstep

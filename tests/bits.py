@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
 SIZES = (0, 1, 15, 16, 17, 31, 33, 97, 1000, 100003)
 DTYPES = (np.float32, np.float64)
+HALF_DTYPES = (np.float16, ml_dtypes.bfloat16)
+ALL_DTYPES = (*HALF_DTYPES, *DTYPES)
 
 
 def as_bits(array) -> np.ndarray:
     """The values as unsigned integers, every NaN made the same (payloads may differ, positions may not)."""
     array = np.array(array)
-    array[np.isnan(array)] = np.nan
-    return array.view(np.uint32 if array.dtype == np.float32 else np.uint64)
+    nan = np.isnan(array)
+    if nan.any():
+        array[nan] = np.nan
+    return array.view(f"u{array.itemsize}")
+
+
+def widened(array) -> np.ndarray:
+    """The same values in the type of the arithmetic."""
+    return array.astype(np.float64 if array.dtype == np.float64 else np.float32)
+
+
+def rounded(values, dtype) -> np.ndarray:
+    """To nearest even; beyond the largest value to infinity."""
+    with np.errstate(all="ignore"):
+        return np.asarray(values).astype(dtype)
 
 
 def assert_same_bits(name, actual, expected) -> None:
@@ -28,10 +44,11 @@ def assert_same_bits(name, actual, expected) -> None:
 
 def difficult(rng, size: int, dtype, *, positive: bool = False) -> np.ndarray:
     """Normal values with NaN, infinities, denormals, zeros of both signs and huge values among them."""
-    info = np.finfo(dtype)
+    info = ml_dtypes.finfo(dtype)
+    largest, tiny, least = (float(v) for v in (info.max, info.smallest_normal, info.smallest_subnormal))
     values = rng.normal(size=size).astype(dtype)
-    specials = [np.nan, np.inf, -np.inf, 0.0, -0.0, info.max, -info.max, info.tiny, info.smallest_subnormal]
-    specials += [-info.smallest_subnormal, info.tiny / 8, info.max / 4, np.sqrt(info.max), 1.0, -1.0]
+    specials = [np.nan, np.inf, -np.inf, 0.0, -0.0, largest, -largest, tiny, least]
+    specials += [-least, tiny / 8, largest / 4, np.sqrt(largest), 1.0, -1.0]
     if size:
         where = rng.integers(0, size, size=max(1, size // 8))
         values[where] = np.array(specials, dtype)[rng.integers(0, len(specials), size=where.size)]

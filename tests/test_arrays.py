@@ -10,7 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from bits import assert_same_bits
+from bits import HALF_DTYPES, assert_same_bits
 from fusedstep import backend, ops, reference
 from valid_calls import calls, make
 
@@ -150,13 +150,51 @@ def test_torch_subclass():
     assert ops.dropout(derived, 0.0, seed=0).tolist() == [1.0] * 3
 
 
+def torch_half(array):
+    """A tensor with the values of an array of a half type."""
+    torch = pytest.importorskip("torch")
+    kind = torch.float16 if array.dtype == np.float16 else torch.bfloat16
+    return torch.from_numpy(array.astype(np.float32)).to(kind)
+
+
+def numpy_half(tensor, dtype):
+    return tensor.float().numpy().astype(dtype)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
+@pytest.mark.parametrize("key", [key for key, call in calls().items() if call.takes_half])
+def test_torch_tensors_of_half_types(key, dtype):
+    """The same bits as for NumPy arrays."""
+    expected, call = calls()[key].in_half(dtype), calls()[key].in_half(dtype)
+    wanted = expected.run(ops)
+    call.arrays = {name: torch_half(a) for name, a in call.arrays.items()}
+    if call.saved is not None:
+        torch = pytest.importorskip("torch")
+        moments = {name: torch.from_numpy(getattr(call.saved, name)) for name in ("mean", "var")}
+        call.saved = dataclasses.replace(call.saved, **moments)
+    result = call.run(ops)
+    for name, tensor in call.arrays.items():
+        assert_same_bits(name, numpy_half(tensor, dtype), expected.arrays[name])
+    if isinstance(wanted, np.ndarray):
+        assert_same_bits(key, numpy_half(result, dtype), wanted)
+
+
 @compiled
 def test_torch_tensors_that_are_refused():
     torch = pytest.importorskip("torch")
     good = torch.ones(4)
-    for bad, words in [(torch.ones(4, dtype=torch.bfloat16), "bfloat16"), (torch.ones(4, dtype=torch.int32), "int32")]:
-        with pytest.raises(TypeError, match=rf"'params' has dtype {words}; accepted are float32 and float64"):
+    for bad, words in [
+        (torch.ones(4, dtype=torch.complex64), "complex64"),
+        (torch.ones(4, dtype=torch.int32), "int32"),
+    ]:
+        with pytest.raises(
+            TypeError, match=rf"'params' has dtype {words}; accepted are float16, bfloat16, float32 and"
+        ):
             ops.sgd_step(bad, bad.clone(), lr=0.1)
+    for half in (torch.float16, torch.bfloat16):
+        with pytest.raises(TypeError, match=r"'x' has dtype b?float16; accepted are float32 and float64"):
+            ops.bias_activation(good.to(half))
     with pytest.raises(ValueError, match=r"'params' and 'grads' overlap"):
         ops.sgd_step(good, good, lr=0.1)
     with pytest.raises(ValueError, match="'params' has gaps in memory"):
@@ -221,7 +259,7 @@ def test_new_outputs_need_a_known_library():
     source = Producer(np.ones(3, np.float32).__dlpack__)
     out = np.zeros(3, np.float32)
     assert ops.dropout(source, 0.0, seed=0, out=out) is out and out.tolist() == [1.0] * 3
-    with pytest.raises(TypeError, match="no output can be made like a Producer; pass one"):
+    with pytest.raises(TypeError, match="a Producer is of no library that is known here"):
         ops.dropout(source, 0.0, seed=0)
 
 

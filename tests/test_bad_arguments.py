@@ -30,6 +30,7 @@ RANGES = {  # name: (values out of range, the range in words)
     "offset": ((-1, 2**64), "[0, 2**64)"),
 }
 INTEGERS = ("step", "num_batches", "seed", "offset")
+ARRAYS = ("lr", "step", "offset")  # may be 0-d arrays
 COMMON = ("lr", "weight_decay", "ema_decay")
 HYPER = {
     "sgd_step": ("SGD", (*COMMON, "momentum")),
@@ -66,7 +67,8 @@ def test_hyper_parameters(key, name):
         assert refusal(with_option(key, name, value), ops) == (ValueError, message)
         check_refused(with_option(key, name, value), ValueError, message)
     kind = "an integer" if name in INTEGERS else "a number"
-    for value in ("0.1", 1j, [0.1], np.array([0.1]), *((1.0,) if name in INTEGERS else ())):
+    arrays = () if name in ARRAYS else (np.array([0.1]),)
+    for value in ("0.1", 1j, [0.1], *arrays, *((1.0,) if name in INTEGERS else ())):
         message = f"[{method}] '{name}' must be {kind} but got {value!r}"
         check_refused(with_option(key, name, value), TypeError, message)
 
@@ -99,7 +101,47 @@ OTHER_OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("keys", "options", "error", "words"), OTHER_OPTIONS)
+COUNTED = ["adagrad_step", "adam_step"]
+DROPOUTS = ["dropout", "dropout_backward", "dropout_backward, relu"]
+FLOATS, COUNTS = "accepted are float32 and float64", "accepted are int32 and int64"
+ARRAY_OPTIONS = [
+    *(
+        case
+        for name in ("lr", "grad_multiplier")
+        for case in [
+            (STEPS, {name: np.array([0.1])}, ValueError, f"'{name}' must be 0-dimensional but has shape (1,)"),
+            (STEPS, {name: np.array(1)}, TypeError, f"'{name}' has dtype int64; {FLOATS}"),
+            (STEPS, {name: np.array(1, np.float16)}, TypeError, f"'{name}' has dtype float16; {FLOATS}"),
+            (STEPS, {name: np.array(1, ">f8")}, TypeError, f"'{name}' has dtype >f8; {FLOATS}"),
+        ]
+    ),
+    (STEPS, {"lr": np.array(-1.0)}, ValueError, "'lr' must be in [0, inf) but got -1.0"),
+    (STEPS, {"lr": np.array(NAN)}, ValueError, "'lr' must be in [0, inf) but got nan"),
+    (STEPS, {"grad_multiplier": np.array(INF)}, ValueError, "'grad_multiplier' must be finite but got inf"),
+    (COUNTED, {"step": np.array([1])}, ValueError, "'step' must be 0-dimensional but has shape (1,)"),
+    (COUNTED, {"step": np.array(1.0)}, TypeError, f"'step' has dtype float64; {COUNTS}"),
+    (COUNTED, {"step": np.array(1, np.uint64)}, TypeError, f"'step' has dtype uint64; {COUNTS}"),
+    (COUNTED, {"step": np.array(0)}, ValueError, "'step' must be in [1, 2**63) but got 0"),
+    (STEPS, {"skip": 1}, TypeError, "'skip' must be an array but got int"),
+    (STEPS, {"skip": np.array(0)}, TypeError, "'skip' has dtype int64; accepted is int32"),
+    (STEPS, {"skip": np.zeros(1, np.int32)}, ValueError, "'skip' must be 0-dimensional but has shape (1,)"),
+    (DROPOUTS, {"offset": np.array([1])}, ValueError, "'offset' must be 0-dimensional but has shape (1,)"),
+    (DROPOUTS, {"offset": np.array(1, np.int32)}, TypeError, "'offset' has dtype int32; accepted is int64"),
+    (DROPOUTS, {"offset": np.array(-1)}, ValueError, "[Dropout] 'offset' must be in [0, 2**64) but got -1"),
+    (
+        ["batch_norm"],
+        {"dropout": (0.5, 0, np.array([1]))},
+        ValueError,
+        "'offset' must be 0-dimensional but has shape (1,)",
+    ),
+    (["global_norm"], {"out": np.array(0)}, TypeError, f"'out' has dtype int64; {FLOATS}"),
+    (["global_norm"], {"nonfinite": np.array(0)}, TypeError, "'nonfinite' has dtype int64; accepted is int32"),
+    (["global_norm"], {"nonfinite": np.zeros(2, np.int32)}, ValueError, "'nonfinite' must be 0-dimensional"),
+    (["global_norm"], {"nonfinite": 0}, TypeError, "'nonfinite' must be an array but got int"),
+]
+
+
+@pytest.mark.parametrize(("keys", "options", "error", "words"), [*OTHER_OPTIONS, *ARRAY_OPTIONS])
 def test_other_options(keys, options, error, words):
     for key in keys:
         call = calls()[key]
@@ -107,6 +149,40 @@ def test_other_options(keys, options, error, words):
         call.options = {**call.options, **options}
         call.saved = None if "saved" in options else call.saved
         check_refused(call, error, words)
+
+
+def test_multiplier_that_is_not_finite():
+    arrays = {"step": np.array(0), "multiplier": np.array(1.0)}
+    call = Call("prepare_step", arrays, (), {"grad_multiplier": np.array(INF)})
+    check_refused(call, ValueError, "[prepare_step] 'grad_multiplier' must be finite but got inf")
+
+
+@pytest.mark.parametrize("name", ["out", "nonfinite"])
+def test_read_only_results_of_the_norm(name):
+    array = np.zeros((), np.float64 if name == "out" else np.int32)
+    array.flags.writeable = False
+    call = calls()["global_norm"]
+    call.options = {name: array}
+    check_refused(call, ValueError, f"'{name}' is read-only and would be written")
+
+
+@pytest.mark.parametrize("module", [ops, reference], ids=["ops", "reference"])
+@pytest.mark.parametrize(
+    ("out", "options", "error", "words"),
+    [
+        ([True] * 12, {}, TypeError, "'out' must be an array but got list"),
+        (np.zeros((3, 4), np.uint8), {}, TypeError, "'out' has dtype uint8; accepted is bool"),
+        (np.zeros(2, bool), {"packed": True}, TypeError, "'out' has dtype bool; accepted is uint8"),
+        (np.zeros(12, bool), {}, ValueError, r"'out' has shape \(12,\) but the mask has shape \(3, 4\)"),
+        (np.zeros(3, np.uint8), {"packed": True}, ValueError, r"'out' has shape \(3,\) but the mask has shape \(2,\)"),
+        (np.zeros((4, 3), bool).T, {}, ValueError, "'out' is not C-contiguous"),
+        (np.zeros((3, 8), bool)[:, ::2], {}, ValueError, "'out' is not C-contiguous"),
+        (np.broadcast_to(np.zeros(4, bool), (3, 4)), {}, ValueError, "'out' is read-only and would be written"),
+    ],
+)
+def test_masks_that_do_not_fit(module, out, options, error, words):
+    with pytest.raises(error, match=words):
+        module.dropout_mask((3, 4), 0.5, seed=0, out=out, **options)
 
 
 LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy", "mean_squared_error")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import ml_dtypes
 import numpy as np
 import pytest
 
+from bits import HALF_DTYPES
 from fusedstep import ops, reference
-from valid_calls import CHANNELS, MATRIX, STEPS, Call, calls, cases, check_refused, make
+from valid_calls import CHANNELS, KEPT, MATRIX, STEPS, Call, calls, cases, check_refused, make
 
 
 def of_outputs(call):
@@ -23,16 +27,18 @@ def test_the_calls_are_valid(key):
         calls()[key].run(module)
 
 
-DTYPES = ("int64", "int32", "uint8", "bool", "float16", "complex64", "complex128", ">f4", ">f8", "O", "longdouble")
+DTYPES = ("int64", "int32", "uint8", "bool", "complex64", "complex128", ">f2", ">f4", ">f8", "O", "longdouble")
 
 
 @pytest.mark.parametrize(("key", "name"), cases())
 def test_wrong_dtype(key, name):
-    for dtype in DTYPES:
+    half = calls()[key].takes_half
+    accepted = "float16, bfloat16, float32 and float64" if half else "float32 and float64"
+    for dtype in (*DTYPES, ml_dtypes.float8_e4m3fn, *(() if half else HALF_DTYPES)):
         call = calls()[key]
         call.arrays[name] = call.arrays[name].astype(dtype)
         shown = str(np.dtype(dtype)).replace("longdouble", "float128")
-        check_refused(call, TypeError, f"'{name}' has dtype {shown}; accepted are float32 and float64")
+        check_refused(call, TypeError, f"'{name}' has dtype {shown}; accepted are {accepted}")
 
 
 @pytest.mark.parametrize(("key", "name"), cases(lambda call: call.arrays if len(call.arrays) > 1 else ()))
@@ -40,6 +46,65 @@ def test_mixed_dtypes(key, name):
     call = calls()[key]
     call.arrays[name] = call.arrays[name].astype(np.float64)
     check_refused(call, TypeError, f"'{name}'", "float32", "float64", "they must be the same")
+
+
+def half_cases(kept: bool):
+    """(call, name) of arrays that are, or are not, kept beside the values of the call."""
+    halves = {key: call for key, call in calls().items() if call.takes_half and len(call.arrays) > 1}
+    return [
+        pytest.param(key, name, id=f"{key}-{name}")
+        for key, call in halves.items()
+        for name in call.arrays
+        if (name in KEPT) == kept
+    ]
+
+
+@pytest.mark.parametrize(("key", "name"), half_cases(kept=False))
+def test_half_types_are_not_mixed(key, name):
+    for dtype, other in [(HALF_DTYPES[0], HALF_DTYPES[1]), (HALF_DTYPES[1], np.float32)]:
+        call = calls()[key].in_half(dtype)
+        call.arrays[name] = call.arrays[name].astype(other)
+        check_refused(call, TypeError, f"'{name}'", np.dtype(dtype).name, np.dtype(other).name)
+
+
+@pytest.mark.parametrize(("key", "name"), half_cases(kept=True))
+def test_what_is_kept_beside_half_types(key, name):
+    for dtype, wrong in [(HALF_DTYPES[0], HALF_DTYPES[1]), (HALF_DTYPES[1], np.float16), (np.float16, np.float64)]:
+        call = calls()[key].in_half(dtype)
+        call.arrays[name] = call.arrays[name].astype(wrong)
+        own, first, rule = np.dtype(dtype).name, "x", f"it must be {np.dtype(dtype)} or float32"
+        if call.op in STEPS:  # the first state goes by the parameters, the others by it
+            first_state = next(n for n in call.arrays if n in KEPT)
+            first, rule = ("params", rule) if name == first_state else (first_state, "they must be the same")
+        words = f"'{name}' has dtype {np.dtype(wrong)} but '{first}' has {own}; {rule}"
+        check_refused(call, TypeError, words)
+
+
+@pytest.mark.parametrize("key", STEPS)
+def test_states_of_several_types(key):
+    call = calls()[key].in_half(np.float16, np.float32)
+    _, _, first, *_, last = call.arrays
+    call.arrays[last] = call.arrays[last].astype(np.float16)
+    words = f"'{last}' has dtype float16 but '{first}' has float32; they must be the same"
+    check_refused(call, TypeError, words)
+
+
+@pytest.mark.parametrize("name", ["mean", "var"])
+def test_moments_of_another_type(name):
+    for dtype, wrong in [(np.float16, np.float16), (np.float16, np.float64), (ml_dtypes.bfloat16, np.float16)]:
+        call = calls()["batch_norm_backward"].in_half(dtype)
+        call.saved = dataclasses.replace(call.saved, **{name: getattr(call.saved, name).astype(wrong)})
+        words = f"'saved.{name}' has dtype {np.dtype(wrong)} but 'x' has {np.dtype(dtype)}; it must be float32"
+        check_refused(call, TypeError, words)
+
+
+@pytest.mark.parametrize("key", [key for key, call in calls().items() if call.takes_half])
+def test_half_types_are_taken(key):
+    for dtype, kept in [(np.float16, None), (ml_dtypes.bfloat16, None), (np.float16, np.float32)]:
+        expected, call = (calls()[key].in_half(dtype, kept) for _ in range(2))
+        expected.run(reference)
+        call.run(ops)
+        assert all(a.tobytes() == expected.arrays[name].tobytes() for name, a in call.arrays.items())
 
 
 @pytest.mark.parametrize(("key", "name"), cases())

@@ -215,7 +215,7 @@ def test_everything_public_has_a_docstring():
     assert [module.__name__ for module in modules() if not (module.__doc__ or "").strip()] == []
     open_modules = [m for m in modules() if not any(part.startswith("_") for part in m.__name__.split("."))]
     documented = {path: doc for module in open_modules for path, doc in public(module)}
-    assert {"fusedstep.ops.adam_step", "fusedstep.optim.optimizer.Optimizer.step"} <= documented.keys()
+    assert {"fusedstep.ops.steps.adam_step", "fusedstep.optim.optimizer.Optimizer.step"} <= documented.keys()
     assert [path for path, doc in documented.items() if not doc] == []
 
 

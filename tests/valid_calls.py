@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 from fusedstep import ops, reference
 
 MATRIX, CHANNELS = (6, 4), 4
+STEPS = ["sgd_step", "adagrad_step", "rmsprop_step", "adam_step"]
+STATES = ["momentum_buffers", "state_sums", "square_avgs", "grad_avgs", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs"]
+KEPT = [*STATES, "ema_params", "weight", "bias", "running_mean", "running_var", "dweight", "dbias"]
 
 
 @dataclass
@@ -24,11 +28,20 @@ class Call:
     in_place: tuple[tuple[str, str], ...] = ()  # pairs that may be the same memory
     saved: reference.BatchNormSaved | None = None
 
+    @property
+    def takes_half(self) -> bool:
+        return self.op in (*STEPS, "global_norm", "batch_norm", "batch_norm_backward", "dropout", "dropout_backward")
+
+    def in_half(self, dtype, kept=None) -> Call:
+        """The same call on arrays of a half type, what is kept beside them of `kept`: the same type or float32."""
+        arrays = {name: a.astype((kept if name in KEPT else None) or dtype) for name, a in self.arrays.items()}
+        return dataclasses.replace(self, arrays=arrays)
+
     def without_outputs(self) -> Call:
         made = {"out", "dx", "dweight", "dbias"} & self.arrays.keys()
         kept = {name: a for name, a in self.arrays.items() if name not in made}
         outputs = tuple(name for name in self.outputs if name not in made)
-        return Call(self.op, kept, outputs, self.options, self.strided, (), self.saved)
+        return dataclasses.replace(self, arrays=kept, outputs=outputs, in_place=())
 
     def all_arrays(self) -> dict[str, object]:
         extra = {} if self.saved is None else {"saved.mean": self.saved.mean, "saved.var": self.saved.var}
@@ -117,6 +130,3 @@ def check_refused(call: Call, error: type, *words: str) -> None:
     assert expected[0] is error, expected
     for word in words:
         assert word in expected[1]
-
-
-STEPS = [key for key in calls() if key.endswith("_step")]

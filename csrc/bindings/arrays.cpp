@@ -36,7 +36,7 @@ struct DLManagedTensorVersioned {
   DLTensor tensor;
 };
 constexpr std::uint64_t kReadOnly = 1;
-constexpr int kDeviceCpu = 1, kDeviceCudaHost = 3;
+constexpr std::int32_t kDeviceCpu = 1, kDeviceCuda = 2, kDeviceCudaHost = 3, kDeviceCudaManaged = 13;
 enum DLTypeCode { kInt = 0, kUint = 1, kFloat = 2, kBfloat = 4, kComplex = 5, kBool = 6 };
 
 std::string type_name(py::handle object) { return py::str(py::type::handle_of(object).attr("__name__")); }
@@ -47,12 +47,20 @@ std::string dtype_name(DLDataType t) {
   return (t.code < 6 ? kinds[t.code] : "unknown") + std::to_string(t.bits);
 }
 
+}  // namespace
+
 const char* dtype_name(Dtype t) {
   switch (t) {
+    case Dtype::kFloat16:
+      return "float16";
+    case Dtype::kBfloat16:
+      return "bfloat16";
     case Dtype::kFloat32:
       return "float32";
     case Dtype::kFloat64:
       return "float64";
+    case Dtype::kInt32:
+      return "int32";
     case Dtype::kInt64:
       return "int64";
     case Dtype::kUint8:
@@ -64,18 +72,49 @@ const char* dtype_name(Dtype t) {
   }
 }
 
+namespace {
+
 Dtype dtype_of(DLDataType t) {
   if (t.lanes != 1) return Dtype::kOther;
   if (t.code == kFloat && t.bits == 32) return Dtype::kFloat32;
   if (t.code == kFloat && t.bits == 64) return Dtype::kFloat64;
+  if (t.code == kFloat && t.bits == 16) return Dtype::kFloat16;
+  if (t.code == kBfloat && t.bits == 16) return Dtype::kBfloat16;
+  if (t.code == kInt && t.bits == 32) return Dtype::kInt32;
   if (t.code == kInt && t.bits == 64) return Dtype::kInt64;
   if (t.code == kUint && t.bits == 8) return Dtype::kUint8;
   if (t.code == kBool && t.bits == 8) return Dtype::kBool;
   return Dtype::kOther;
 }
 
-[[noreturn]] void not_accepted(const Array& array, const std::string& dtype) {
-  throw py::type_error(array.label() + " has dtype " + dtype + "; accepted are float32 and float64");
+bool is_accepted(Dtype dtype, Accept accept) {
+  const bool half = dtype == Dtype::kFloat16 || dtype == Dtype::kBfloat16;
+  const bool floating = dtype == Dtype::kFloat32 || dtype == Dtype::kFloat64;
+  return accept == Accept::kAny || floating || (half && accept == Accept::kValues);
+}
+
+std::string accepted_text(Accept accept) {
+  const bool halves = accept == Accept::kValues;
+  return std::string("accepted are ") + (halves ? "float16, bfloat16, float32 and float64" : "float32 and float64");
+}
+
+[[noreturn]] void not_accepted(const Array& array, const std::string& dtype, const std::string& accepted) {
+  throw py::type_error(array.label() + " has dtype " + dtype + "; " + accepted);
+}
+
+std::string device_name(std::int32_t type, std::int32_t id) {
+  if (type == kDeviceCpu || type == kDeviceCudaHost) return "the CPU";
+  const bool cuda = type == kDeviceCuda || type == kDeviceCudaManaged;
+  return cuda ? "cuda:" + std::to_string(id) : "a device of DLPack's type " + std::to_string(type);
+}
+
+bool is_ours(std::int32_t type) {
+#if defined(FUSEDSTEP_CUDA_ON_CPU)
+  return type == kDeviceCpu;
+#else
+  if (launch::kOnDevice) return type == kDeviceCuda || type == kDeviceCudaManaged;
+  return type == kDeviceCpu || type == kDeviceCudaHost;
+#endif
 }
 
 [[noreturn]] void not_aligned(const Array& array) {
@@ -84,23 +123,33 @@ Dtype dtype_of(DLDataType t) {
 
 // Interned once; never freed, so that the interpreter may end in any order.
 struct Names {
-  PyObject *dlpack, *keywords, *version;
+  PyObject *dlpack, *keywords, *stream_keyword, *version, *no_stream;
 };
 
 const Names& names() {
-  static const Names instance{PyUnicode_InternFromString("__dlpack__"), py::make_tuple("max_version").release().ptr(),
-                              py::make_tuple(1, 0).release().ptr()};
+  static const Names instance = [] {
+#if defined(FUSEDSTEP_CUDA_MODULE) && !defined(FUSEDSTEP_CUDA_ON_CPU)
+    PyObject* keywords = py::make_tuple("stream", "max_version").release().ptr();
+    PyObject* stream_keyword = py::make_tuple("stream").release().ptr();
+#else
+    PyObject *keywords = py::make_tuple("max_version").release().ptr(), *stream_keyword = nullptr;
+#endif
+    return Names{PyUnicode_InternFromString("__dlpack__"), keywords, stream_keyword,
+                 py::make_tuple(1, 0).release().ptr(), PyLong_FromLong(-1)};
+  }();
   return instance;
 }
 
-// The capsule, or null with a Python error set.
+// The capsule, or null with a Python error set. On the device stream=-1: we run on the producer's own stream, so that
+// there is nothing to wait for.
 PyObject* export_capsule(PyObject* object) {
-  PyObject* arguments[] = {object, names().version};
-  PyObject* capsule =
-      PyObject_VectorcallMethod(names().dlpack, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, names().keywords);
+  const Names& n = names();
+  const bool stream = n.stream_keyword != nullptr;
+  PyObject* arguments[] = {object, stream ? n.no_stream : n.version, n.version};
+  PyObject* capsule = PyObject_VectorcallMethod(n.dlpack, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, n.keywords);
   if (capsule != nullptr || !PyErr_ExceptionMatches(PyExc_TypeError)) return capsule;
   PyErr_Clear();  // a producer older than DLPack 1.0
-  return PyObject_VectorcallMethod(names().dlpack, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
+  return PyObject_VectorcallMethod(n.dlpack, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, n.stream_keyword);
 }
 
 // Arrays whose values are not what their memory holds.
@@ -115,7 +164,10 @@ void check_plain(py::handle object, const Array& array) {
   }
 }
 
-py::object capsule_of(py::handle object, const Array& array, bool detached = false) {
+bool is_bfloat16(const std::string& dtype) { return dtype.find("bfloat16") != std::string::npos; }
+
+// `bfloat16`: set where such an array had to be taken in as integers.
+py::object capsule_of(py::handle object, const Array& array, Accept accept, bool& bfloat16, bool detached = false) {
   PyObject* capsule = export_capsule(object.ptr());
   if (capsule != nullptr) {
     const auto exported = py::reinterpret_steal<py::object>(capsule);
@@ -128,12 +180,19 @@ py::object capsule_of(py::handle object, const Array& array, bool detached = fal
   }
   // torch does not export what autograd tracks; the step is meant to stay outside the graph.
   if (!detached && py::bool_(py::getattr(object, "requires_grad", py::bool_(false)))) {
-    return capsule_of(object.attr("detach")(), array, true);
+    return capsule_of(object.attr("detach")(), array, accept, bfloat16, true);
   }
   if (!py::hasattr(object, "dtype")) throw error;
   const std::string dtype = py::str(object.attr("dtype"));
-  const bool accepted = dtype.find("float32") != std::string::npos || dtype.find("float64") != std::string::npos;
-  if (!accepted) not_accepted(array, dtype);
+  // ml_dtypes' bfloat16 is exported neither through DLPack nor as a buffer.
+  if (is_bfloat16(dtype) && accept != Accept::kFloats && !bfloat16 && py::hasattr(object, "view")) {
+    bfloat16 = true;
+    check_plain(object, array);
+    return capsule_of(object.attr("view")("uint16"), array, accept, bfloat16, detached);
+  }
+  const bool floating = dtype.find("float32") != std::string::npos || dtype.find("float64") != std::string::npos;
+  const bool half = dtype.find("float16") != std::string::npos;
+  if (!floating && !(half && accept == Accept::kValues)) not_accepted(array, dtype, accepted_text(accept));
   // NumPy exports no strides other than multiples of the item size.
   const py::object flags = py::getattr(object, "flags", py::none());
   if (py::hasattr(flags, "aligned") && !py::bool_(flags.attr("aligned"))) not_aligned(array);
@@ -184,19 +243,56 @@ std::string strides_text(const Array& array) {
   return shape_text(bytes);
 }
 
-Array import_array(py::handle object, const char* name, Accept accept, std::int64_t index) {
+void Arrays::check_device(const Array& array, std::int32_t type, std::int32_t id) {
+  if (is_ours(type) && (first_name_ == nullptr || !launch::kOnDevice || id == device_)) {
+    if (first_name_ != nullptr) return;
+    device_ = id;
+    first_name_ = array.name;
+    first_index_ = array.index;
+    return;
+  }
+  const std::string ours = launch::kOnDevice ? device_name(kDeviceCuda, device_) : "the CPU";
+  const std::string theirs = device_name(type, id);
+  if (first_name_ == nullptr) {
+    throw py::type_error(array.label() + " is on " + theirs + ", for which there are no kernels");
+  }
+  Array first;
+  first.name = first_name_;
+  first.index = first_index_;
+  throw py::type_error(array.label() + " is on " + theirs + " but " + first.label() + " is on " + ours +
+                       "; the arrays of a call must be on one device");
+}
+
+#if defined(FUSEDSTEP_CUDA_MODULE)
+void Arrays::note_stream(py::handle object) {
+  PyTypeObject* type = Py_TYPE(object.ptr());
+  if (std::find(types_.begin(), types_.end(), type) != types_.end()) return;
+  types_.push_back(type);
+  const py::object current_stream = py::module_::import("fusedstep.backend").attr("current_stream");
+  void* stream = reinterpret_cast<void*>(current_stream(object, device_).cast<std::uintptr_t>());
+  if (std::find(streams_.begin(), streams_.end(), stream) == streams_.end()) streams_.push_back(stream);
+}
+
+launch::Context Arrays::context() const {
+  if (streams_.empty()) return {device_, nullptr, {}};
+  return {device_, streams_[0], {streams_.begin() + 1, streams_.end()}};
+}
+#else
+void Arrays::note_stream(py::handle) {}
+
+launch::Context Arrays::context() const { return {}; }
+#endif
+
+Array Arrays::take(py::handle object, const char* name, Accept accept, std::int64_t index) {
   Array array;
   array.name = name;
   array.index = index;
-  array.capsule = capsule_of(object, array);
+  bool bfloat16 = false;
+  array.capsule = capsule_of(object, array, accept, bfloat16);
   const DLTensor& t = tensor_of(array);
-  if (t.device.device_type != kDeviceCpu && t.device.device_type != kDeviceCudaHost) {
-    throw py::type_error(array.label() + " is on another device than the CPU, for which this build has no kernels");
-  }
-  array.dtype = dtype_of(t.dtype);
-  if (accept == Accept::kFloating && array.dtype != Dtype::kFloat32 && array.dtype != Dtype::kFloat64) {
-    not_accepted(array, dtype_name(t.dtype));
-  }
+  check_device(array, t.device.device_type, t.device.device_id);
+  array.dtype = bfloat16 ? Dtype::kBfloat16 : dtype_of(t.dtype);
+  if (!is_accepted(array.dtype, accept)) not_accepted(array, dtype_name(t.dtype), accepted_text(accept));
   array.data = static_cast<char*>(t.data) + t.byte_offset;
   array.itemsize = t.dtype.bits / 8;
   array.shape.assign(t.shape, t.shape + t.ndim);
@@ -213,22 +309,81 @@ Array import_array(py::handle object, const char* name, Accept accept, std::int6
     }
   }
   if (array.size != 0 && reinterpret_cast<std::uintptr_t>(array.data) % array.itemsize != 0) not_aligned(array);
+  note_stream(object);
   return array;
 }
 
-std::vector<Array> import_arrays(py::handle object, const char* name) {
+Array Arrays::take_optional(py::handle object, const char* name, Accept accept) {
+  return object.is_none() ? Array{} : take(object, name, accept);
+}
+
+std::vector<Array> Arrays::take_list(py::handle object, const char* name) {
   std::vector<Array> arrays;
   if (!PyList_Check(object.ptr()) && !PyTuple_Check(object.ptr())) {
-    arrays.push_back(import_array(object, name));
+    arrays.push_back(take(object, name));
     return arrays;
   }
   const auto items = py::reinterpret_borrow<py::sequence>(object);
   const auto count = static_cast<std::int64_t>(items.size());
   arrays.reserve(static_cast<std::size_t>(count));
-  for (std::int64_t i = 0; i < count; ++i) {
-    arrays.push_back(import_array(py::object(items[i]), name, Accept::kFloating, i));
-  }
+  for (std::int64_t i = 0; i < count; ++i) arrays.push_back(take(py::object(items[i]), name, Accept::kValues, i));
   return arrays;
+}
+
+namespace {
+
+void check_scalar(const Array& array) {
+  if (array.ndim() == 0) return;
+  throw py::value_error(array.label() + " must be 0-dimensional but has shape " + shape_text(array.shape));
+}
+
+}  // namespace
+
+Array Arrays::take_of(py::handle object, const char* name, Dtype dtype) {
+  Array array = take(object, name, Accept::kAny);
+  if (array.dtype == dtype) return array;
+  not_accepted(array, dtype_name(tensor_of(array).dtype), std::string("accepted is ") + dtype_name(dtype));
+}
+
+Array Arrays::take_scalar(py::handle object, const char* name, Dtype dtype, bool written) {
+  Array array = take_of(object, name, dtype);
+  if (written) check_writable(array);
+  check_scalar(array);
+  return array;
+}
+
+launch::Scalar Arrays::number(py::handle object, const char* name) {
+  if (PyFloat_Check(object.ptr()) || !py::hasattr(object, "__dlpack__")) return {object.cast<double>(), nullptr, {}};
+  const Array& array = numbers_.emplace_back(take(object, name, Accept::kFloats));
+  check_scalar(array);
+  const bool wide = array.dtype == Dtype::kFloat64;
+  if (launch::kOnDevice) {
+    return {0, array.data, wide ? launch::ScalarType::kFloat64 : launch::ScalarType::kFloat32};
+  }
+  return {wide ? *array.as<double>() : double{*array.as<float>()}, nullptr, {}};
+}
+
+launch::Counter Arrays::counter(py::handle object, const char* name, CounterType accepted) {
+  if (PyLong_Check(object.ptr()) || !py::hasattr(object, "__dlpack__")) {
+    return {object.cast<std::uint64_t>(), nullptr, {}};
+  }
+  const Array& array = numbers_.emplace_back(take(object, name, Accept::kAny));
+  const bool wide = array.dtype == Dtype::kInt64, both = accepted == CounterType::kInt32OrInt64;
+  if (!wide && !(both && array.dtype == Dtype::kInt32)) {
+    not_accepted(array, dtype_name(tensor_of(numbers_.back()).dtype),
+                 both ? "accepted are int32 and int64" : "accepted is int64");
+  }
+  check_scalar(array);
+  if (launch::kOnDevice) return {0, array.data, wide ? launch::ScalarType::kInt64 : launch::ScalarType::kInt32};
+  const std::int64_t value = wide ? *array.as<std::int64_t>() : *array.as<std::int32_t>();
+  return {static_cast<std::uint64_t>(value), nullptr, {}};
+}
+
+void Arrays::check_apart(const std::vector<const Array*>& outputs) const {
+  if (numbers_.empty()) return;
+  std::vector<const Array*> inputs;
+  for (const Array& array : numbers_) inputs.push_back(&array);
+  check_overlap(outputs, inputs);
 }
 
 void check_writable(const Array& array) {
@@ -239,6 +394,14 @@ void check_same_dtype(const Array& array, const Array& other) {
   if (array.dtype == other.dtype) return;
   throw py::type_error(array.label() + " has dtype " + dtype_name(array.dtype) + " but " + other.label() + " has " +
                        dtype_name(other.dtype) + "; they must be the same");
+}
+
+void check_companion_dtype(const Array& array, const Array& like) {
+  const bool half = like.dtype == Dtype::kFloat16 || like.dtype == Dtype::kBfloat16;
+  if (!half) return check_same_dtype(array, like);
+  if (array.dtype == like.dtype || array.dtype == Dtype::kFloat32) return;
+  throw py::type_error(array.label() + " has dtype " + dtype_name(array.dtype) + " but " + like.label() + " has " +
+                       dtype_name(like.dtype) + "; it must be " + dtype_name(like.dtype) + " or float32");
 }
 
 void check_same_shape(const Array& array, const Array& other) {
@@ -315,7 +478,7 @@ void check_c_contiguous(const Array& array) {
 }
 
 void check_vector(const Array& array, const Array& like, std::int64_t size, const char* axis, bool writable) {
-  check_same_dtype(array, like);
+  check_companion_dtype(array, like);
   if (writable) check_writable(array);
   if (array.ndim() != 1 || array.shape[0] != size) {
     throw py::value_error(array.label() + " has shape " + shape_text(array.shape) + " but " + like.label() + " has " +

@@ -2,8 +2,6 @@
 #include <algorithm>
 #include <optional>
 
-#include "../cpu/launch.h"
-#include "arrays.h"
 #include "dropout.h"
 
 namespace fusedstep {
@@ -31,13 +29,28 @@ ChannelShape channel_shape(const Array& x, int axis) {
   return s;
 }
 
-Array optional_vector(py::handle object, const char* name, const Array& x, std::int64_t channels,
-                      bool writable = false) {
-  Array vector;
-  if (object.is_none()) return vector;
-  vector = import_array(object, name);
-  check_vector(vector, x, channels, "channels", writable);
+Array take_vector(Arrays& arrays, py::handle object, const char* name, const Array& x, std::int64_t channels,
+                  bool writable = false) {
+  Array vector = arrays.take_optional(object, name);
+  if (!object.is_none()) check_vector(vector, x, channels, "channels", writable);
   return vector;
+}
+
+// The batch's moments, in the type that x computes in.
+Array take_moments(Arrays& arrays, py::handle object, const char* name, const Array& x, std::int64_t channels) {
+  Array vector = arrays.take(object, name);
+  const bool half = x.dtype == Dtype::kFloat16 || x.dtype == Dtype::kBfloat16;
+  if (half && vector.dtype != Dtype::kFloat32) {
+    throw py::type_error(vector.label() + " has dtype " + dtype_name(vector.dtype) + " but " + x.label() + " has " +
+                         dtype_name(x.dtype) + "; it must be float32");
+  }
+  check_vector(vector, x, channels, "channels");
+  return vector;
+}
+
+template <class T>
+launch::ChannelVector<T> channel_vector(const Array& vector, const Array& x) {
+  return {vector.data, vector.dtype == x.dtype};
 }
 
 void check_like(const Array& array, const Array& x) {
@@ -47,27 +60,28 @@ void check_like(const Array& array, const Array& x) {
 }
 
 // With dropout the index is logical: fused only where memory order is logical order.
-bool fuses(const Array& x, const std::optional<cpu::Dropout>& dropout) { return dropout && is_c_contiguous(x); }
+bool fuses(const Array& x, const std::optional<launch::Dropout>& dropout) { return dropout && is_c_contiguous(x); }
 
 void batch_norm(py::handle x_, py::handle weight_, py::handle bias_, py::handle running_mean_, py::handle running_var_,
                 py::handle mean_, py::handle var_, py::handle out_, int axis, py::handle fraction, double eps,
                 bool relu, bool unbiased, py::handle dropout_) {
   const bool training = !fraction.is_none();
-  const Array x = import_array(x_, "x");
+  Arrays arrays;
+  const Array x = arrays.take(x_, "x");
   const ChannelShape shape = channel_shape(x, axis);
-  const Array weight = optional_vector(weight_, "weight", x, shape.channels);
-  const Array bias = optional_vector(bias_, "bias", x, shape.channels);
-  const Array running_mean = optional_vector(running_mean_, "running_mean", x, shape.channels, training);
-  const Array running_var = optional_vector(running_var_, "running_var", x, shape.channels, training);
+  const Array weight = take_vector(arrays, weight_, "weight", x, shape.channels);
+  const Array bias = take_vector(arrays, bias_, "bias", x, shape.channels);
+  const Array running_mean = take_vector(arrays, running_mean_, "running_mean", x, shape.channels, training);
+  const Array running_var = take_vector(arrays, running_var_, "running_var", x, shape.channels, training);
   if (running_mean_.is_none() != running_var_.is_none()) {
     throw py::value_error("[BatchNorm] 'running_mean' and 'running_var' must be given together");
   }
   if (!training && running_mean_.is_none()) {
     throw py::value_error("[BatchNorm] 'running_mean' and 'running_var' must be given when 'training' is False");
   }
-  const Array mean = optional_vector(mean_, "saved.mean", x, shape.channels);
-  const Array var = optional_vector(var_, "saved.var", x, shape.channels);
-  const Array out = import_array(out_, "out");
+  const Array mean = take_moments(arrays, mean_, "saved.mean", x, shape.channels);
+  const Array var = take_moments(arrays, var_, "saved.var", x, shape.channels);
+  const Array out = arrays.take(out_, "out");
   check_same_dtype(out, x);
   check_writable(out);
   check_same_shape(out, x);
@@ -86,27 +100,32 @@ void batch_norm(py::handle x_, py::handle weight_, py::handle bias_, py::handle 
   } else {
     check_overlap({&out, &mean, &var}, {source, &weight, &bias, stat1, stat2});
   }
-  const std::optional<cpu::Dropout> dropout = optional_dropout(dropout_);
+  const std::optional<launch::Dropout> dropout = optional_dropout(arrays, dropout_);
+  arrays.check_apart({&out});
+  const launch::Context context = arrays.context();
+  if (dropout) check_offset(*dropout, context);
+  const double new_fraction = training ? fraction.cast<double>() : 0.0;
   by_dtype(x, [&](auto zero) {
     using T = decltype(zero);
-    const cpu::BatchNorm<T> call{shape,
-                                 weight.as<const T>(),
-                                 bias.as<const T>(),
-                                 running_mean.as<T>(),
-                                 running_var.as<T>(),
-                                 mean.as<T>(),
-                                 var.as<T>(),
-                                 eps,
-                                 relu,
-                                 training,
-                                 training ? fraction.cast<double>() : 0.0,
-                                 unbiased,
-                                 fuses(x, dropout) ? &*dropout : nullptr};
+    const launch::BatchNorm<T> call{shape,
+                                    channel_vector<T>(weight, x),
+                                    channel_vector<T>(bias, x),
+                                    channel_vector<T>(running_mean, x),
+                                    channel_vector<T>(running_var, x),
+                                    mean.as<Arithmetic<T>>(),
+                                    var.as<Arithmetic<T>>(),
+                                    eps,
+                                    relu,
+                                    training,
+                                    new_fraction,
+                                    unbiased,
+                                    fuses(x, dropout) ? &*dropout : nullptr};
     const py::gil_scoped_release unlocked;
-    cpu::batch_norm<T>(call, x.as<const T>(), out.as<T>());
+    const launch::Scope scope(context);
+    launch::batch_norm<T>(context, call, x.as<const T>(), out.as<T>());
     if (dropout && call.dropout == nullptr) {
-      cpu::dropout_strided<T>(out.as<const T>(), out.strides.data(), out.as<T>(), out.strides.data(), out.shape.data(),
-                              out.ndim(), *dropout, false);
+      launch::dropout_strided<T>(context, out.as<const T>(), out.strides.data(), out.as<T>(), out.strides.data(),
+                                 out.shape.data(), out.ndim(), *dropout, false);
     }
   });
 }
@@ -114,43 +133,49 @@ void batch_norm(py::handle x_, py::handle weight_, py::handle bias_, py::handle 
 void batch_norm_backward(py::handle dy_, py::handle x_, py::handle mean_, py::handle var_, py::handle weight_,
                          py::handle bias_, py::handle dx_, py::handle dweight_, py::handle dbias_, int axis, double eps,
                          bool relu, bool training, py::handle dropout_) {
-  const Array x = import_array(x_, "x");
+  Arrays arrays;
+  const Array x = arrays.take(x_, "x");
   const ChannelShape shape = channel_shape(x, axis);
-  const Array mean = optional_vector(mean_, "saved.mean", x, shape.channels);
-  const Array var = optional_vector(var_, "saved.var", x, shape.channels);
-  const Array weight = optional_vector(weight_, "saved.weight", x, shape.channels);
-  const Array bias = optional_vector(bias_, "saved.bias", x, shape.channels);
-  const Array dy = import_array(dy_, "dy");
+  const Array mean = take_moments(arrays, mean_, "saved.mean", x, shape.channels);
+  const Array var = take_moments(arrays, var_, "saved.var", x, shape.channels);
+  const Array weight = take_vector(arrays, weight_, "saved.weight", x, shape.channels);
+  const Array bias = take_vector(arrays, bias_, "saved.bias", x, shape.channels);
+  const Array dy = arrays.take(dy_, "dy");
   check_like(dy, x);
-  const Array dx = import_array(dx_, "dx");
+  const Array dx = arrays.take(dx_, "dx");
   check_same_dtype(dx, x);
   check_writable(dx);
   check_same_shape(dx, x);
   check_same_layout(dx, x);
-  const Array dweight = optional_vector(dweight_, "dweight", x, shape.channels, true);
-  const Array dbias = optional_vector(dbias_, "dbias", x, shape.channels, true);
+  const Array dweight = take_vector(arrays, dweight_, "dweight", x, shape.channels, true);
+  const Array dbias = take_vector(arrays, dbias_, "dbias", x, shape.channels, true);
   check_overlap({&dx, &dweight, &dbias}, {same_memory(dx, dy) ? nullptr : &dy, &x, &mean, &var, &weight, &bias});
-  const std::optional<cpu::Dropout> dropout = optional_dropout(dropout_);
+  const std::optional<launch::Dropout> dropout = optional_dropout(arrays, dropout_);
+  arrays.check_apart({&dx, &dweight, &dbias});
+  const launch::Context context = arrays.context();
+  if (dropout) check_offset(*dropout, context);
   by_dtype(x, [&](auto zero) {
     using T = decltype(zero);
-    cpu::BatchNorm<T> call{};
+    launch::BatchNorm<T> call{};
     call.shape = shape;
-    call.weight = weight.as<const T>();
-    call.bias = bias.as<const T>();
-    call.mean = mean.as<T>();
-    call.var = var.as<T>();
+    call.weight = channel_vector<T>(weight, x);
+    call.bias = channel_vector<T>(bias, x);
+    call.mean = mean.as<Arithmetic<T>>();
+    call.var = var.as<Arithmetic<T>>();
     call.eps = eps;
     call.relu = relu;
     call.training = training;
     call.dropout = fuses(x, dropout) ? &*dropout : nullptr;
     const py::gil_scoped_release unlocked;
+    const launch::Scope scope(context);
     const T* source = dy.as<const T>();
     if (dropout && call.dropout == nullptr) {
-      cpu::dropout_strided<T>(source, dy.strides.data(), dx.as<T>(), dx.strides.data(), dx.shape.data(), dx.ndim(),
-                              *dropout, false);
+      launch::dropout_strided<T>(context, source, dy.strides.data(), dx.as<T>(), dx.strides.data(), dx.shape.data(),
+                                 dx.ndim(), *dropout, false);
       source = dx.as<const T>();
     }
-    cpu::batch_norm_backward<T>(call, source, x.as<const T>(), dx.as<T>(), dweight.as<T>(), dbias.as<T>());
+    launch::batch_norm_backward<T>(context, call, source, x.as<const T>(), dx.as<T>(), channel_vector<T>(dweight, x),
+                                   channel_vector<T>(dbias, x));
   });
 }
 

@@ -8,6 +8,8 @@ PYBIND11_MODULE(_cpu, m, pybind11::mod_gil_not_used()) {
   namespace cpu = fusedstep::cpu;
   namespace py = pybind11;
   cpu::install_fork_handler();
+  m.doc() = "The kernels on the CPU. Private: call `fusedstep.ops`.";
+  m.attr("device") = "cpu";
   m.def("available_isas", [] {
     py::list names;
     for (const std::string& name : cpu::available_isas()) names.append(name);

@@ -1,25 +1,11 @@
 // Optimizer steps and the global norm. Hyper-parameters are checked in Python (reference/scalars.py).
-#include "../math/optimizers.h"
-
-#include <cmath>
 #include <initializer_list>
+#include <stdexcept>
 
-#include "../cpu/launch.h"
-#include "../cpu/parallel.h"
 #include "arrays.h"
 
 namespace fusedstep {
 namespace {
-
-struct Common {
-  StepOptions options;
-  double ema_decay;
-
-  // (lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_decay)
-  explicit Common(const py::tuple& t)
-      : options{t[0].cast<double>(), t[1].cast<double>(), py::bool_(t[2]), py::bool_(t[3]), t[4].cast<double>()},
-        ema_decay(t[5].cast<double>()) {}
-};
 
 enum class Presence { kRequired, kOptional };
 
@@ -47,7 +33,7 @@ struct State {
 // The arrays of a step, imported and checked: column 0 the parameters, 1 the gradients, then the states.
 class StepInput {
  public:
-  StepInput(py::handle params, py::handle grads, std::initializer_list<State> states, py::handle ema) {
+  StepInput(Arrays& arrays, py::handle params, py::handle grads, std::initializer_list<State> states, py::handle ema) {
     std::vector<Column> given;
     given.reserve(states.size() + 3);
     given.emplace_back("params", params);
@@ -64,23 +50,36 @@ class StepInput {
                             "' has " + std::to_string(column.count));
     }
     columns_.reserve(given.size());
-    for (const Column& column : given) columns_.push_back(import_arrays(column.arrays, column.name));
+    for (const Column& column : given) columns_.push_back(arrays.take_list(column.arrays, column.name));
     check();
   }
 
   std::size_t count() const { return columns_[0].size(); }
   const Array& first() const { return columns_[0][0]; }
 
-  template <class T>
-  std::vector<cpu::StepArrays<T>> rows() const {
-    std::vector<cpu::StepArrays<T>> rows(count());
+  // A state, or where there is none the first parameter.
+  const Array& first_state() const { return columns_.size() > 2 ? columns_[2][0] : first(); }
+
+  template <class P, class S>
+  std::vector<launch::StepArrays<P, S>> rows() const {
+    std::vector<launch::StepArrays<P, S>> rows(count());
     for (std::size_t i = 0; i < count(); ++i) {
-      cpu::StepArrays<T>& row = rows[i];
-      row = {columns_[0][i].as<T>(), columns_[1][i].as<const T>(), {}, nullptr, columns_[0][i].size};
-      for (std::size_t s = 0; s < states_; ++s) row.states[s] = columns_[2 + s][i].as<T>();
-      if (columns_.size() > 2 + states_) row.ema = columns_.back()[i].as<T>();
+      launch::StepArrays<P, S>& row = rows[i];
+      row = {columns_[0][i].as<P>(), columns_[1][i].as<const P>(), {}, nullptr, columns_[0][i].size};
+      for (std::size_t s = 0; s < states_; ++s) row.states[s] = columns_[2 + s][i].as<S>();
+      if (columns_.size() > 2 + states_) row.ema = columns_.back()[i].as<S>();
     }
     return rows;
+  }
+
+  std::vector<const Array*> outputs() const {
+    std::vector<const Array*> list;
+    for (std::size_t c = 0; c < columns_.size(); ++c) {
+      for (const Array& array : columns_[c]) {
+        if (c != 1) list.push_back(&array);
+      }
+    }
+    return list;
   }
 
  private:
@@ -92,7 +91,13 @@ class StepInput {
       const Array& p = columns_[0][i];
       for (std::size_t c = 0; c < columns_.size(); ++c) {
         const Array& array = columns_[c][i];
-        check_same_dtype(array, first());
+        if (c < 2) {
+          check_same_dtype(array, first());
+        } else if (&array == &first_state()) {
+          check_companion_dtype(array, first());
+        } else {
+          check_same_dtype(array, first_state());
+        }
         if (c != 1) check_writable(array);
         if (c == 0) {
           check_dense(array);
@@ -110,93 +115,193 @@ class StepInput {
   std::size_t states_ = 0;
 };
 
-// scalars(T{}) folds the hyper-parameters for the arithmetic type T.
-template <class Scalars>
-void run(const StepInput& input, Rule rule, const Common& common, const Scalars& scalars) {
-  if (input.count() == 0) return;
+// Calls f(P{}, S{}) with the types of parameters and states.
+template <class F>
+void by_step_types(const StepInput& input, const F& f) {
+  const bool widened = input.first_state().dtype == Dtype::kFloat32;
   by_dtype(input.first(), [&](auto zero) {
-    using T = decltype(zero);
-    const auto rows = input.rows<T>();
+    using P = decltype(zero);
+    if constexpr (sizeof(P) == 2) {
+      if (widened) return f(zero, float{});
+    }
+    f(zero, zero);
+  });
+}
+
+// What all steps have: (lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_decay), checked in
+// Python, and `skip`, an int32 array or None.
+struct Common {
+  Arrays arrays;
+  launch::Step call{};
+  Array skip;
+
+  void read(const py::tuple& t, py::handle skip_) {
+    call.lr = arrays.number(t[0], "lr");
+    call.options.weight_decay = t[1].cast<double>();
+    call.options.decoupled = py::bool_(t[2]);
+    call.options.maximize = py::bool_(t[3]);
+    call.multiplier = arrays.number(t[4], "grad_multiplier");
+    call.ema_decay = t[5].cast<double>();
+    if (skip_.is_none()) return;
+    skip = arrays.take_scalar(skip_, "skip", Dtype::kInt32, false);
+    call.skip = skip.as<const std::int32_t>();
+  }
+};
+
+void run(Common& common, const StepInput& input, const char* method) {
+  const launch::Step& call = common.call;
+  if (common.arrays.has_numbers()) common.arrays.check_apart(input.outputs());
+  if (call.skip != nullptr) check_overlap(input.outputs(), {&common.skip});
+  const launch::Context context = common.arrays.context();
+  if (call.options.reads_step() && call.step.data == nullptr && launch::is_capturing(context)) {
+    throw std::runtime_error(std::string("[") + method +
+                             "] 'step' is a number, which the graph that is being captured would repeat: "
+                             "pass a 0-d int64 array on the device, and advance it in the graph");
+  }
+  if (input.count() == 0) return;
+  by_step_types(input, [&](auto p, auto s) {
+    const auto rows = input.rows<decltype(p), decltype(s)>();
     const py::gil_scoped_release unlocked;
-    const cpu::DefaultFloatMode mode;
-    cpu::step<T>(rule, common.options.l2(), rows, scalars(zero), common.ema_decay);
+    const launch::Scope scope(context);
+    launch::step(context, call, rows);
   });
 }
 
 void sgd_step(py::handle params, py::handle grads, py::handle momentum_buffers, py::handle ema, const py::tuple& t,
-              double momentum, double dampening, bool nesterov) {
-  const Common common(t);
-  const StepInput input(params, grads, {{"momentum_buffers", momentum_buffers, Presence::kOptional}}, ema);
-  const Rule rule = momentum_buffers.is_none() ? kSgd : nesterov ? kSgdNesterov : kSgdMomentum;
-  run(input, rule, common, [&](auto zero) { return sgd_scalars<decltype(zero)>(common.options, momentum, dampening); });
+              py::handle skip, double momentum, double dampening, bool nesterov) {
+  Common common;
+  const StepInput input(common.arrays, params, grads, {{"momentum_buffers", momentum_buffers, Presence::kOptional}},
+                        ema);
+  common.read(t, skip);
+  common.call.rule = momentum_buffers.is_none() ? kSgd : nesterov ? kSgdNesterov : kSgdMomentum;
+  common.call.options.decay1 = momentum;
+  common.call.options.damping1 = dampening;
+  run(common, input, "SGD");
 }
 
 void adagrad_step(py::handle params, py::handle grads, py::handle sums, py::handle ema, const py::tuple& t,
-                  std::uint64_t step, double lr_decay, double eps) {
-  const Common common(t);
-  const StepInput input(params, grads, {{"state_sums", sums}}, ema);
-  run(input, kAdagrad, common,
-      [&](auto zero) { return adagrad_scalars<decltype(zero)>(common.options, step, lr_decay, eps); });
+                  py::handle skip, py::handle step, double lr_decay, double eps) {
+  Common common;
+  const StepInput input(common.arrays, params, grads, {{"state_sums", sums}}, ema);
+  common.read(t, skip);
+  common.call.rule = kAdagrad;
+  common.call.step = common.arrays.counter(step, "step", Arrays::CounterType::kInt32OrInt64);
+  common.call.options.lr_decay = lr_decay;
+  common.call.options.eps = eps;
+  run(common, input, "Adagrad");
 }
 
 void rmsprop_step(py::handle params, py::handle grads, py::handle squares, py::handle momentum_buffers,
-                  py::handle grad_avgs, py::handle ema, const py::tuple& t, double alpha, double eps, double momentum) {
-  const Common common(t);
-  const StepInput input(params, grads,
+                  py::handle grad_avgs, py::handle ema, const py::tuple& t, py::handle skip, double alpha, double eps,
+                  double momentum) {
+  Common common;
+  const StepInput input(common.arrays, params, grads,
                         {{"square_avgs", squares},
                          {"momentum_buffers", momentum_buffers, Presence::kOptional},
                          {"grad_avgs", grad_avgs, Presence::kOptional}},
                         ema);
+  common.read(t, skip);
   const Rule rules[2][2] = {{kRmsprop, kRmspropCentered}, {kRmspropMomentum, kRmspropMomentumCentered}};
-  run(input, rules[!momentum_buffers.is_none()][!grad_avgs.is_none()], common,
-      [&](auto zero) { return rmsprop_scalars<decltype(zero)>(common.options, alpha, eps, momentum); });
+  common.call.rule = rules[!momentum_buffers.is_none()][!grad_avgs.is_none()];
+  common.call.options.decay1 = momentum;
+  common.call.options.decay2 = alpha;
+  common.call.options.eps = eps;
+  run(common, input, "RMSprop");
 }
 
 void adam_step(py::handle params, py::handle grads, py::handle exp_avgs, py::handle exp_avg_sqs, py::handle max_sqs,
-               py::handle ema, const py::tuple& t, std::uint64_t step, double beta1, double beta2, double eps,
-               bool bias_correction, bool eps_inside) {
-  const Common common(t);
+               py::handle ema, const py::tuple& t, py::handle skip, py::handle step, double beta1, double beta2,
+               double eps, bool bias_correction, bool eps_inside) {
+  Common common;
   const StepInput input(
-      params, grads,
+      common.arrays, params, grads,
       {{"exp_avgs", exp_avgs}, {"exp_avg_sqs", exp_avg_sqs}, {"max_exp_avg_sqs", max_sqs, Presence::kOptional}}, ema);
+  common.read(t, skip);
   const Rule rules[2][2] = {{kAdam, kAdamEpsInside}, {kAdamAmsgrad, kAdamAmsgradEpsInside}};
-  run(input, rules[!max_sqs.is_none()][eps_inside], common, [&](auto zero) {
-    return adam_scalars<decltype(zero)>(common.options, step, beta1, beta2, eps, bias_correction);
-  });
+  common.call.rule = rules[!max_sqs.is_none()][eps_inside];
+  common.call.step = common.arrays.counter(step, "step", Arrays::CounterType::kInt32OrInt64);
+  common.call.options.decay1 = common.call.options.damping1 = beta1;
+  common.call.options.decay2 = beta2;
+  common.call.options.eps = eps;
+  common.call.options.bias_correction = bias_correction;
+  run(common, input, "Adam");
 }
 
-double global_norm(py::handle grads, py::handle out) {
-  const std::vector<Array> arrays = import_arrays(grads, "grads");
-  for (const Array& array : arrays) {
-    check_same_dtype(array, arrays[0]);
+// On the device the norm goes to `out` alone.
+double global_norm(py::handle grads, py::handle out, py::handle nonfinite_) {
+  Arrays arrays;
+  const std::vector<Array> given = arrays.take_list(grads, "grads");
+  std::vector<const Array*> inputs;
+  inputs.reserve(given.size());
+  for (const Array& array : given) {
+    check_same_dtype(array, given[0]);
     check_dense(array);
+    inputs.push_back(&array);
   }
-  Array target;
+  Array target, nonfinite;
   if (!out.is_none()) {
-    target = import_array(out, "out");
+    target = arrays.take(out, "out", Accept::kFloats);
     check_writable(target);
     if (target.ndim() != 0) {
       throw py::value_error("'out' must be 0-dimensional but has shape " + shape_text(target.shape));
     }
   }
-  std::vector<const Array*> inputs;
-  for (const Array& array : arrays) inputs.push_back(&array);
-  if (!out.is_none()) check_overlap({&target}, inputs);
+  if (!nonfinite_.is_none()) nonfinite = arrays.take_scalar(nonfinite_, "nonfinite", Dtype::kInt32, true);
+  check_overlap({out.is_none() ? nullptr : &target, nonfinite_.is_none() ? nullptr : &nonfinite}, inputs);
   double norm = 0;
-  if (!arrays.empty()) {
-    norm = by_dtype(arrays[0], [&](auto zero) {
-      using T = decltype(zero);
-      std::vector<cpu::Span<T>> spans;
-      spans.reserve(arrays.size());
-      for (const Array& array : arrays) spans.push_back({array.as<const T>(), array.size});
-      const py::gil_scoped_release unlocked;
-      return cpu::global_norm<T>(spans);
-    });
+  const bool is_double = target.dtype == Dtype::kFloat64;
+  const launch::Result result =
+      launch::kOnDevice ? launch::Result{target.data, is_double} : launch::Result{&norm, true};
+  const launch::Context context = arrays.context();
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    std::vector<launch::Span<T>> spans;
+    spans.reserve(given.size());
+    for (const Array& array : given) spans.push_back({array.as<const T>(), array.size});
+    const py::gil_scoped_release unlocked;
+    const launch::Scope scope(context);
+    launch::global_norm<T>(context, spans, result, nonfinite.as<std::int32_t>());
+  };
+  if (given.empty()) {
+    run(float{});
+  } else {
+    by_dtype(given[0], run);
   }
-  if (!out.is_none()) {
-    by_dtype(target, [&](auto zero) { *target.as<decltype(zero)>() = static_cast<decltype(zero)>(norm); });
+  if (!launch::kOnDevice && !out.is_none()) {
+    by_float(target, [&](auto zero) { *target.as<decltype(zero)>() = static_cast<decltype(zero)>(norm); });
   }
   return norm;
+}
+
+void prepare_step(py::handle step_, py::handle multiplier_, py::handle skip_, py::handle norm_, py::handle nonfinite_,
+                  py::handle grad_multiplier, py::handle max_norm, py::handle skipped_) {
+  Arrays arrays;
+  const auto optional = [&](py::handle object, const char* name, Dtype dtype, bool written) {
+    return object.is_none() ? Array{} : arrays.take_scalar(object, name, dtype, written);
+  };
+  const Array step = arrays.take_scalar(step_, "step", Dtype::kInt64, true);
+  const Array multiplier = arrays.take_scalar(multiplier_, "multiplier", Dtype::kFloat64, true);
+  const Array skip = optional(skip_, "skip", Dtype::kInt32, true);
+  const Array norm = optional(norm_, "norm", Dtype::kFloat64, false);
+  const Array nonfinite = optional(nonfinite_, "nonfinite", Dtype::kInt32, false);
+  const Array skipped = optional(skipped_, "skipped", Dtype::kInt64, true);
+  check_overlap({&step, &multiplier, &skip, &skipped}, {&norm, &nonfinite});
+  launch::Scalar number = arrays.number(grad_multiplier, "grad_multiplier");
+  arrays.check_apart({&step, &multiplier, &skip, &skipped});
+  launch::PrepareStep call{step.as<std::int64_t>(),
+                           multiplier.as<double>(),
+                           skip.as<std::int32_t>(),
+                           norm.as<const double>(),
+                           nonfinite.as<const std::int32_t>(),
+                           skipped.as<std::int64_t>(),
+                           number,
+                           0,
+                           !max_norm.is_none()};
+  if (call.clips) call.max_norm = max_norm.cast<double>();
+  const launch::Context context = arrays.context();
+  const py::gil_scoped_release unlocked;
+  const launch::Scope scope(context);
+  launch::prepare_step(context, call);
 }
 
 }  // namespace
@@ -207,6 +312,7 @@ void bind_optimizers(py::module_& m) {
   m.def("rmsprop_step", &rmsprop_step);
   m.def("adam_step", &adam_step);
   m.def("global_norm", &global_norm);
+  m.def("prepare_step", &prepare_step);
 }
 
 }  // namespace fusedstep

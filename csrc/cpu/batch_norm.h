@@ -5,6 +5,7 @@
 
 #include "../kernels.h"
 #include "../math/batch_norm.h"
+#include "../math/half.h"
 #include "reduce.h"
 
 namespace fusedstep {
@@ -33,16 +34,18 @@ FUSEDSTEP_HD void for_channel_runs(ChannelShape s, std::int64_t c, LeafRange lea
 // Mean of x - first value, and sum of squared deviations, of one leaf: two passes over values that stay in the cache.
 // Here for the planes of one channel ...
 template <class T>
-void moment_leaf_of_planes(const T* x, ChannelShape s, LeafRange leaf, std::int64_t c, T* mean, T* squares) {
-  alignas(64) T buffer[kLeaf] = {};
-  const T first = x[c * s.inner];
+void moment_leaf_of_planes(const T* x, ChannelShape s, LeafRange leaf, std::int64_t c, Arithmetic<T>* mean,
+                           Arithmetic<T>* squares) {
+  using A = Arithmetic<T>;
+  alignas(64) A buffer[kLeaf] = {};
+  const A first = widen(x[c * s.inner]);
   for_channel_runs(s, c, leaf, [&](std::int64_t at, std::int64_t count, std::int64_t before) {
     const T* __restrict source = x + at;
-    T* __restrict target = buffer + before;
+    A* __restrict target = buffer + before;
 #pragma omp simd
-    for (std::int64_t i = 0; i < count; ++i) target[i] = source[i] - first;
+    for (std::int64_t i = 0; i < count; ++i) target[i] = widen(source[i]) - first;
   });
-  const T m = sum_leaf(buffer, leaf.count()) / static_cast<T>(leaf.count());
+  const A m = sum_leaf(buffer, leaf.count()) / static_cast<A>(leaf.count());
 #pragma omp simd
   for (std::int64_t i = 0; i < leaf.count(); ++i) buffer[i] = (buffer[i] - m) * (buffer[i] - m);
   *mean = m;
@@ -52,23 +55,24 @@ void moment_leaf_of_planes(const T* x, ChannelShape s, LeafRange leaf, std::int6
 // ... and for rows of up to kWidth channels.
 template <class T>
 void moment_leaf_of_rows(const T* x, ChannelShape s, LeafRange leaf, std::int64_t c, std::int64_t width,
-                         T* __restrict means, T* __restrict squares) {
+                         Arithmetic<T>* __restrict means, Arithmetic<T>* __restrict squares) {
+  using A = Arithmetic<T>;
   const T* __restrict first = x + c;
-  RowLanes<T> sums(width), sums_of_squares(width);
+  RowLanes<A> sums(width), sums_of_squares(width);
   for (std::int64_t row = leaf.begin; row < leaf.end; ++row) {
     const T* __restrict source = x + row * s.channels + c;
-    T* __restrict lane = sums.of(row);
+    A* __restrict lane = sums.of(row);
 #pragma omp simd
-    for (std::int64_t j = 0; j < width; ++j) lane[j] += source[j] - first[j];
+    for (std::int64_t j = 0; j < width; ++j) lane[j] += widen(source[j]) - widen(first[j]);
   }
   sums.fold(means);
-  for (std::int64_t j = 0; j < width; ++j) means[j] = means[j] / static_cast<T>(leaf.count());
+  for (std::int64_t j = 0; j < width; ++j) means[j] = means[j] / static_cast<A>(leaf.count());
   for (std::int64_t row = leaf.begin; row < leaf.end; ++row) {
     const T* __restrict source = x + row * s.channels + c;
-    T* __restrict lane = sums_of_squares.of(row);
+    A* __restrict lane = sums_of_squares.of(row);
 #pragma omp simd
     for (std::int64_t j = 0; j < width; ++j) {
-      const T d = (source[j] - first[j]) - means[j];
+      const A d = (widen(source[j]) - widen(first[j])) - means[j];
       lane[j] += d * d;
     }
   }
@@ -76,8 +80,8 @@ void moment_leaf_of_rows(const T* x, ChannelShape s, LeafRange leaf, std::int64_
 }
 
 template <class T>
-void moment_leaf(const T* x, ChannelShape s, std::int64_t leaf, std::int64_t c0, std::int64_t c1, T* means,
-                 T* squares) {
+void moment_leaf(const T* x, ChannelShape s, std::int64_t leaf, std::int64_t c0, std::int64_t c1, Arithmetic<T>* means,
+                 Arithmetic<T>* squares) {
   const std::int64_t at = leaf * s.channels;
   if (s.inner == 1)
     return moment_leaf_of_rows(x, s, LeafRange(s, leaf), c0, c1 - c0, means + at + c0, squares + at + c0);
@@ -89,17 +93,18 @@ void moment_leaf(const T* x, ChannelShape s, std::int64_t leaf, std::int64_t c0,
 // Sums over a leaf of t, the gradient behind the ReLU, and of t * xhat: for the planes of one channel ...
 template <bool Relu, class T>
 void gradient_leaf_of_planes(const T* dy, const T* x, ChannelShape s, LeafRange leaf, std::int64_t c,
-                             ChannelScalars<T> v, T* sum_t, T* sum_t_xhat) {
-  alignas(64) T ts[kLeaf];
-  alignas(64) T products[kLeaf];
-  const T mean = v.mean[c], invstd = v.invstd[c], weight = v.weight[c], bias = v.bias[c];
+                             ChannelScalars<Arithmetic<T>> v, Arithmetic<T>* sum_t, Arithmetic<T>* sum_t_xhat) {
+  using A = Arithmetic<T>;
+  alignas(64) A ts[kLeaf];
+  alignas(64) A products[kLeaf];
+  const A mean = v.mean[c], invstd = v.invstd[c], weight = v.weight[c], bias = v.bias[c];
   for_channel_runs(s, c, leaf, [&](std::int64_t at, std::int64_t count, std::int64_t before) {
     const T* __restrict d = dy + at, * __restrict source = x + at;
-    T* __restrict t = ts + before, * __restrict product = products + before;
+    A* __restrict t = ts + before, * __restrict product = products + before;
 #pragma omp simd
     for (std::int64_t i = 0; i < count; ++i) {
-      const T xhat = normalized(source[i], mean, invstd);
-      t[i] = batch_norm_masked<Relu>(d[i], xhat, weight, bias);
+      const A xhat = normalized(widen(source[i]), mean, invstd);
+      t[i] = batch_norm_masked<Relu>(widen(d[i]), xhat, weight, bias);
       product[i] = t[i] * xhat;
     }
   });
@@ -110,17 +115,18 @@ void gradient_leaf_of_planes(const T* dy, const T* x, ChannelShape s, LeafRange 
 // ... and for rows of up to kWidth channels.
 template <bool Relu, class T>
 void gradient_leaf_of_rows(const T* dy, const T* x, ChannelShape s, LeafRange leaf, std::int64_t c, std::int64_t width,
-                           ChannelScalars<T> v, T* sums_t, T* sums_t_xhat) {
-  const T* __restrict mean = v.mean + c, * __restrict invstd = v.invstd + c;
-  const T* __restrict weight = v.weight + c, * __restrict bias = v.bias + c;
-  RowLanes<T> ts(width), products(width);
+                           ChannelScalars<Arithmetic<T>> v, Arithmetic<T>* sums_t, Arithmetic<T>* sums_t_xhat) {
+  using A = Arithmetic<T>;
+  const A* __restrict mean = v.mean + c, * __restrict invstd = v.invstd + c;
+  const A* __restrict weight = v.weight + c, * __restrict bias = v.bias + c;
+  RowLanes<A> ts(width), products(width);
   for (std::int64_t row = leaf.begin; row < leaf.end; ++row) {
     const T* __restrict d = dy + row * s.channels + c, * __restrict source = x + row * s.channels + c;
-    T* __restrict t_lane = ts.of(row), * __restrict product_lane = products.of(row);
+    A* __restrict t_lane = ts.of(row), * __restrict product_lane = products.of(row);
 #pragma omp simd
     for (std::int64_t j = 0; j < width; ++j) {
-      const T xhat = normalized(source[j], mean[j], invstd[j]);
-      const T t = batch_norm_masked<Relu>(d[j], xhat, weight[j], bias[j]);
+      const A xhat = normalized(widen(source[j]), mean[j], invstd[j]);
+      const A t = batch_norm_masked<Relu>(widen(d[j]), xhat, weight[j], bias[j]);
       t_lane[j] += t;
       product_lane[j] += t * xhat;
     }
@@ -131,9 +137,9 @@ void gradient_leaf_of_rows(const T* dy, const T* x, ChannelShape s, LeafRange le
 
 template <bool Relu, class T>
 void gradient_leaf(const T* dy, const T* x, ChannelShape s, std::int64_t leaf, std::int64_t c0, std::int64_t c1,
-                   ChannelScalars<T> v, T* sums_t, T* sums_t_xhat) {
+                   ChannelScalars<Arithmetic<T>> v, Arithmetic<T>* sums_t, Arithmetic<T>* sums_t_xhat) {
   const LeafRange range(s, leaf);
-  T *t = sums_t + leaf * s.channels, *product = sums_t_xhat + leaf * s.channels;
+  Arithmetic<T>*t = sums_t + leaf * s.channels, *product = sums_t_xhat + leaf * s.channels;
   if (s.inner == 1) return gradient_leaf_of_rows<Relu>(dy, x, s, range, c0, c1 - c0, v, t + c0, product + c0);
   for (std::int64_t c = c0; c < c1; ++c) gradient_leaf_of_planes<Relu>(dy, x, s, range, c, v, t + c, product + c);
 }
@@ -156,20 +162,24 @@ FUSEDSTEP_HD void for_memory_runs(ChannelShape s, std::int64_t begin, std::int64
 
 // x == y is allowed in evaluation, so no __restrict between them; `omp simd` promises independence.
 template <bool Relu, class T>
-void normalize_range(const T* x, T* y, ChannelShape s, std::int64_t begin, std::int64_t end, ChannelScalars<T> v) {
+void normalize_range(const T* x, T* y, ChannelShape s, std::int64_t begin, std::int64_t end,
+                     ChannelScalars<Arithmetic<T>> v) {
+  using A = Arithmetic<T>;
   for_memory_runs(s, begin, end, [&](std::int64_t at, std::int64_t count, std::int64_t c, int step) {
     const T* source = x + at;
     T* target = y + at;
-    const T *mean = v.mean + c, *invstd = v.invstd + c, *weight = v.weight + c, *bias = v.bias + c;
+    const A *mean = v.mean + c, *invstd = v.invstd + c, *weight = v.weight + c, *bias = v.bias + c;
     if (step == 1) {
 #pragma omp simd
       for (std::int64_t i = 0; i < count; ++i) {
-        target[i] = batch_norm_value<Relu>(source[i], mean[i], invstd[i], weight[i], bias[i]);
+        target[i] = narrow<T>(batch_norm_value<Relu>(widen(source[i]), mean[i], invstd[i], weight[i], bias[i]));
       }
     } else {
-      const T m = mean[0], r = invstd[0], w = weight[0], b = bias[0];
+      const A m = mean[0], r = invstd[0], w = weight[0], b = bias[0];
 #pragma omp simd
-      for (std::int64_t i = 0; i < count; ++i) target[i] = batch_norm_value<Relu>(source[i], m, r, w, b);
+      for (std::int64_t i = 0; i < count; ++i) {
+        target[i] = narrow<T>(batch_norm_value<Relu>(widen(source[i]), m, r, w, b));
+      }
     }
   });
 }
@@ -177,33 +187,36 @@ void normalize_range(const T* x, T* y, ChannelShape s, std::int64_t begin, std::
 // dx == dy is allowed.
 template <bool Relu, class T>
 void input_gradient_range(const T* dy, const T* x, T* dx, ChannelShape s, std::int64_t begin, std::int64_t end,
-                          ChannelScalars<T> v, const T* scale, const T* mean_t, const T* mean_t_xhat) {
+                          ChannelScalars<Arithmetic<T>> v, const Arithmetic<T>* scale, const Arithmetic<T>* mean_t,
+                          const Arithmetic<T>* mean_t_xhat) {
+  using A = Arithmetic<T>;
   for_memory_runs(s, begin, end, [&](std::int64_t at, std::int64_t count, std::int64_t c, int step) {
     const T *d = dy + at, *source = x + at;
     T* target = dx + at;
-    const T *mean = v.mean + c, *invstd = v.invstd + c, *weight = v.weight + c, *bias = v.bias + c, *k = scale + c;
+    const A *mean = v.mean + c, *invstd = v.invstd + c, *weight = v.weight + c, *bias = v.bias + c, *k = scale + c;
     if (mean_t == nullptr) {
       for (std::int64_t i = 0; i < count; ++i) {
         const std::int64_t j = step * i;
-        const T xhat = normalized(source[i], mean[j], invstd[j]);
-        target[i] = k[j] * batch_norm_masked<Relu>(d[i], xhat, weight[j], bias[j]);
+        const A xhat = normalized(widen(source[i]), mean[j], invstd[j]);
+        target[i] = narrow<T>(k[j] * batch_norm_masked<Relu>(widen(d[i]), xhat, weight[j], bias[j]));
       }
       return;
     }
-    const T *t1 = mean_t + c, *t2 = mean_t_xhat + c;
+    const A *t1 = mean_t + c, *t2 = mean_t_xhat + c;
     if (step == 1) {
 #pragma omp simd
       for (std::int64_t i = 0; i < count; ++i) {
-        const T xhat = normalized(source[i], mean[i], invstd[i]);
-        const T t = batch_norm_masked<Relu>(d[i], xhat, weight[i], bias[i]);
-        target[i] = batch_norm_input_gradient(t, xhat, k[i], t1[i], t2[i]);
+        const A xhat = normalized(widen(source[i]), mean[i], invstd[i]);
+        const A t = batch_norm_masked<Relu>(widen(d[i]), xhat, weight[i], bias[i]);
+        target[i] = narrow<T>(batch_norm_input_gradient(t, xhat, k[i], t1[i], t2[i]));
       }
     } else {
-      const T m = mean[0], r = invstd[0], w = weight[0], b = bias[0], k0 = k[0], t10 = t1[0], t20 = t2[0];
+      const A m = mean[0], r = invstd[0], w = weight[0], b = bias[0], k0 = k[0], t10 = t1[0], t20 = t2[0];
 #pragma omp simd
       for (std::int64_t i = 0; i < count; ++i) {
-        const T xhat = normalized(source[i], m, r);
-        target[i] = batch_norm_input_gradient(batch_norm_masked<Relu>(d[i], xhat, w, b), xhat, k0, t10, t20);
+        const A xhat = normalized(widen(source[i]), m, r);
+        const A t = batch_norm_masked<Relu>(widen(d[i]), xhat, w, b);
+        target[i] = narrow<T>(batch_norm_input_gradient(t, xhat, k0, t10, t20));
       }
     }
   });

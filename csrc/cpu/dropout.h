@@ -6,6 +6,7 @@
 
 #include "../kernels.h"
 #include "../math/activations.h"
+#include "../math/half.h"
 #include "../math/philox.h"
 
 namespace fusedstep {
@@ -48,16 +49,17 @@ FUSEDSTEP_HD void for_lanes(std::int64_t begin, std::int64_t end, DropoutKey key
 
 // x == y is allowed.
 template <bool Relu, class T>
-void dropout_range(const T* x, T* y, std::int64_t begin, std::int64_t end, DropoutKey key, T scale) {
+void dropout_range(const T* x, T* y, std::int64_t begin, std::int64_t end, DropoutKey key, Arithmetic<T> scale) {
+  using A = Arithmetic<T>;
   for_lanes(begin, end, key, [&](std::int64_t at, std::int64_t count, const Lane* lanes) {
     const T* source = x + at;
     T* target = y + at;
     const std::uint32_t threshold = key.threshold;
-    const T factor = scale;
+    const A factor = scale;
 #pragma omp simd
     for (std::int64_t i = 0; i < count; ++i) {
-      const T z = Relu ? relu(source[i]) : source[i];
-      target[i] = dropout_value(z, lanes[i], threshold, factor);
+      const A z = Relu ? relu(widen(source[i])) : widen(source[i]);
+      target[i] = narrow<T>(dropout_value(z, lanes[i], threshold, factor));
     }
   });
 }
@@ -65,13 +67,13 @@ void dropout_range(const T* x, T* y, std::int64_t begin, std::int64_t end, Dropo
 // One row of an array with strides; any first index.
 template <bool Relu, class T>
 void dropout_strided(const T* x, std::int64_t x_stride, T* y, std::int64_t y_stride, std::int64_t first_index,
-                     std::int64_t n, DropoutKey key, T scale) {
+                     std::int64_t n, DropoutKey key, Arithmetic<T> scale) {
   const std::int64_t begin = first_index / kLanesPerBlock * kLanesPerBlock;
   for_lanes(begin, first_index + n, key, [&](std::int64_t at, std::int64_t count, const Lane* lanes) {
     for (std::int64_t i = at < first_index ? first_index - at : 0; i < count; ++i) {
       const std::int64_t k = at + i - first_index;
-      const T z = Relu ? relu(x[k * x_stride]) : x[k * x_stride];
-      y[k * y_stride] = dropout_value(z, lanes[i], key.threshold, scale);
+      const Arithmetic<T> value = widen(x[k * x_stride]), z = Relu ? relu(value) : value;
+      y[k * y_stride] = narrow<T>(dropout_value(z, lanes[i], key.threshold, scale));
     }
   });
 }
@@ -87,9 +89,9 @@ inline void dropout_keep(unsigned char* keep, std::int64_t begin, std::int64_t e
 }
 
 template <class T>
-void dropout_relu_backward(const T* dy, const T* y, T* dx, std::int64_t n, T scale) {
+void dropout_relu_backward(const T* dy, const T* y, T* dx, std::int64_t n, Arithmetic<T> scale) {
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) dx[i] = relu_gradient(dy[i] * scale, y[i]);
+  for (std::int64_t i = 0; i < n; ++i) dx[i] = narrow<T>(relu_gradient(widen(dy[i]) * scale, widen(y[i])));
 }
 
 }  // namespace

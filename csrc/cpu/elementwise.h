@@ -4,27 +4,28 @@
 #include <cstdint>
 
 #include "../math/activations.h"
+#include "../math/half.h"
 #include "../math/optimizers.h"
 
 namespace fusedstep {
 namespace {
 
 // `__restrict` pointers and the scalars by value: captured by reference, the loop is not vectorized.
-template <class Rule, bool L2, class T>
-void step_span(T* __restrict p, const T* __restrict g, T* __restrict s0, T* __restrict s1, T* __restrict s2,
-               std::int64_t n, const StepScalars<T> s) {
+template <class Rule, bool L2, class P, class S, class A>
+void step_span(P* __restrict p, const P* __restrict g, S* __restrict s0, S* __restrict s1, S* __restrict s2,
+               std::int64_t n, const StepScalars<A> s) {
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
-    T value = p[i], a{}, b{}, c{};
-    if constexpr (Rule::states > 0) a = s0[i];
-    if constexpr (Rule::states > 1) b = s1[i];
-    if constexpr (Rule::states > 2) c = s2[i];
-    const T gradient = prepare<L2>(value, g[i], s);
+    A value = widen(p[i]), a{}, b{}, c{};
+    if constexpr (Rule::states > 0) a = widen(s0[i]);
+    if constexpr (Rule::states > 1) b = widen(s1[i]);
+    if constexpr (Rule::states > 2) c = widen(s2[i]);
+    const A gradient = prepare<L2>(value, widen(g[i]), s);
     Rule::update(value, gradient, a, b, c, s);
-    p[i] = value;
-    if constexpr (Rule::states > 0) s0[i] = a;
-    if constexpr (Rule::states > 1) s1[i] = b;
-    if constexpr (Rule::states > 2) s2[i] = c;
+    p[i] = narrow<P>(value);
+    if constexpr (Rule::states > 0) s0[i] = narrow<S>(a);
+    if constexpr (Rule::states > 1) s1[i] = narrow<S>(b);
+    if constexpr (Rule::states > 2) s2[i] = narrow<S>(c);
   }
 }
 
@@ -36,18 +37,18 @@ std::int64_t to_alignment(const T* p, std::int64_t n) {
   return head < n ? head : n;
 }
 
-template <class Rule, bool L2, class T>
-void step_range(T* p, const T* g, T* s0, T* s1, T* s2, std::int64_t n, StepScalars<T> s) {
+template <class Rule, bool L2, class P, class S>
+void step_range(P* p, const P* g, S* s0, S* s1, S* s2, std::int64_t n, StepScalars<Arithmetic<P>> s) {
   const std::int64_t head = to_alignment(p, n);
   if (head > 0) step_span<Rule, L2>(p, g, s0, s1, s2, head, s);
   auto after = [head](auto* pointer) { return pointer ? pointer + head : pointer; };
   step_span<Rule, L2>(p + head, g + head, after(s0), after(s1), after(s2), n - head, s);
 }
 
-template <class T>
-void average_range(T* __restrict e, const T* __restrict p, std::int64_t n, T decay, T gain) {
+template <class P, class S>
+void average_range(S* __restrict e, const P* __restrict p, std::int64_t n, Arithmetic<P> decay, Arithmetic<P> gain) {
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) e[i] = average(e[i], p[i], decay, gain);
+  for (std::int64_t i = 0; i < n; ++i) e[i] = narrow<S>(average(widen(e[i]), widen(p[i]), decay, gain));
 }
 
 // In place is allowed (x == y), so no __restrict here; `omp simd` promises that iterations are independent.

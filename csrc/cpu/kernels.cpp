@@ -16,15 +16,21 @@
 namespace fusedstep {
 namespace {
 
-template <class T>
-constexpr KernelsOf<T> kernels_of() {
-  KernelsOf<T> k{};
-#define FUSEDSTEP_FILL(rule)                        \
-  k.step[k##rule][0] = &step_range<rule, false, T>; \
-  k.step[k##rule][1] = &step_range<rule, true, T>;
+template <class P, class S>
+constexpr StepKernels<P, S> step_kernels() {
+  StepKernels<P, S> k{};
+#define FUSEDSTEP_FILL(rule)                           \
+  k.step[k##rule][0] = &step_range<rule, false, P, S>; \
+  k.step[k##rule][1] = &step_range<rule, true, P, S>;
   FUSEDSTEP_RULES(FUSEDSTEP_FILL)
 #undef FUSEDSTEP_FILL
-  k.average = &average_range<T>;
+  k.average = &average_range<P, S>;
+  return k;
+}
+
+template <class T>
+constexpr ValueKernels<T> value_kernels() {
+  ValueKernels<T> k{};
   k.square_leaves = &square_leaves<T>;
   k.moment_leaf = &moment_leaf<T>;
   k.normalize[0] = &normalize_range<false, T>;
@@ -38,6 +44,12 @@ constexpr KernelsOf<T> kernels_of() {
   k.dropout_strided[0] = &dropout_strided<false, T>;
   k.dropout_strided[1] = &dropout_strided<true, T>;
   k.dropout_relu_backward = &dropout_relu_backward<T>;
+  return k;
+}
+
+template <class T>
+constexpr LayerKernels<T> layer_kernels() {
+  LayerKernels<T> k{};
 #define FUSEDSTEP_FILL(activation)                                                  \
   k.bias_activation[k##activation] = &bias_activation_range<activation, T>;         \
   k.activation_backward[k##activation] = &activation_backward_range<activation, T>; \
@@ -50,8 +62,23 @@ constexpr KernelsOf<T> kernels_of() {
   return k;
 }
 
-constexpr Kernels table{FUSEDSTEP_STRING(FUSEDSTEP_ISA_NAME), kernels_of<float>(), kernels_of<double>(), &dropout_keep,
-                        &tree_sum<double>};
+constexpr Kernels make_table() {
+  Kernels k{};
+#define FUSEDSTEP_FILL(P, S) static_cast<StepKernels<P, S>&>(k) = step_kernels<P, S>();
+  FUSEDSTEP_STEP_TYPES(FUSEDSTEP_FILL)
+#undef FUSEDSTEP_FILL
+#define FUSEDSTEP_FILL(T) static_cast<ValueKernels<T>&>(k) = value_kernels<T>();
+  FUSEDSTEP_TYPES(FUSEDSTEP_FILL)
+#undef FUSEDSTEP_FILL
+  static_cast<LayerKernels<float>&>(k) = layer_kernels<float>();
+  static_cast<LayerKernels<double>&>(k) = layer_kernels<double>();
+  k.isa = FUSEDSTEP_STRING(FUSEDSTEP_ISA_NAME);
+  k.dropout_keep = &dropout_keep;
+  k.tree_sum = &tree_sum<double>;
+  return k;
+}
+
+constexpr Kernels table = make_table();
 
 }  // namespace
 

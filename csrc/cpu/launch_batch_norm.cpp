@@ -2,14 +2,17 @@
 #include <algorithm>
 #include <vector>
 
+#include "../launch.h"
 #include "../math/batch_norm.h"
 #include "../math/philox.h"
 #include "dispatch.h"
-#include "launch.h"
 #include "parallel.h"
 #include "tree.h"
 
-namespace fusedstep::cpu {
+namespace fusedstep::launch {
+
+using namespace cpu;
+
 namespace {
 
 constexpr std::int64_t kPiece = 16384;       // memory indices a task; a multiple of 8 for dropout
@@ -38,26 +41,31 @@ void reduce(ChannelShape s, int arrays, const LeafTask& leaf_task, const Channel
 // What the value kernels read for each channel, with 1 and 0 where there is no weight or bias.
 template <class T>
 struct Vectors {
-  std::vector<T> storage;
-  ChannelScalars<T> scalars;
+  using A = Arithmetic<T>;
+  std::vector<A> storage;
+  ChannelScalars<A> scalars;
 
   explicit Vectors(const BatchNorm<T>& call) : storage(static_cast<std::size_t>(3 * call.shape.channels)) {
     const std::int64_t channels = call.shape.channels;
-    T *invstd = storage.data(), *ones = invstd + channels, *zeros = ones + channels;
-    std::fill(ones, zeros, T(1));
+    A *invstd = storage.data(), *weight = invstd + channels, *bias = weight + channels;
     const DefaultFloatMode mode;
-    for (std::int64_t c = 0; c < channels; ++c) invstd[c] = inverse_std(call.var[c], static_cast<T>(call.eps));
-    scalars = {call.mean, invstd, call.weight ? call.weight : ones, call.bias ? call.bias : zeros};
+    for (std::int64_t c = 0; c < channels; ++c) {
+      invstd[c] = inverse_std(call.var[c], static_cast<A>(call.eps));
+      weight[c] = call.weight ? call.weight.get(c) : A(1);
+      bias[c] = call.bias ? call.bias.get(c) : A(0);
+    }
+    scalars = {call.mean, invstd, weight, bias};
   }
 };
 
 template <class T>
 void batch_moments(const BatchNorm<T>& call, const T* x) {
-  const KernelsOf<T>& k = kernels().of<T>();
+  using A = Arithmetic<T>;
+  const ValueKernels<T>& k = kernels().values<T>();
   const ChannelShape s = call.shape;
   const std::int64_t leaves = leaf_count(s.count()), count = s.count();
-  std::vector<T> means(static_cast<std::size_t>(leaves * s.channels)), squares(means.size());
-  T *m = means.data(), *q = squares.data();
+  std::vector<A> means(static_cast<std::size_t>(leaves * s.channels)), squares(means.size());
+  A *m = means.data(), *q = squares.data();
   reduce<T>(
       s, 1, [&](std::int64_t leaf, std::int64_t c0, std::int64_t c1) { k.moment_leaf(x, s, leaf, c0, c1, m, q); },
       [&](std::int64_t c0, std::int64_t c1) {
@@ -68,29 +76,23 @@ void batch_moments(const BatchNorm<T>& call, const T* x) {
                           m[right * s.channels + c], q[right * s.channels + c]);
           }
         });
-        const T n = static_cast<T>(count);
-        for (std::int64_t c = c0; c < c1; ++c) {
-          call.mean[c] = x[c * s.inner] + m[c];
-          call.var[c] = q[c] / n;
-          if (call.running_mean == nullptr) continue;
-          const T var = call.unbiased ? q[c] / (n - T(1)) : call.var[c];
-          call.running_mean[c] = running_average(call.running_mean[c], call.mean[c], call.fraction);
-          call.running_var[c] = running_average(call.running_var[c], var, call.fraction);
-        }
+        for (std::int64_t c = c0; c < c1; ++c) finish_moments(call, c, widen(x[c * s.inner]), m[c], q[c]);
       });
 }
 
 }  // namespace
 
 template <class T>
-void batch_norm(const BatchNorm<T>& call, const T* x, T* y) {
-  const KernelsOf<T>& k = kernels().of<T>();
+void batch_norm(const Context&, const BatchNorm<T>& call, const T* x, T* y) {
+  const ValueKernels<T>& k = kernels().values<T>();
   const ChannelShape s = call.shape;
   if (call.training) {
     batch_moments(call, x);
   } else {
-    std::copy_n(call.running_mean, s.channels, call.mean);
-    std::copy_n(call.running_var, s.channels, call.var);
+    for (std::int64_t c = 0; c < s.channels; ++c) {
+      call.mean[c] = call.running_mean.get(c);
+      call.var[c] = call.running_var.get(c);
+    }
   }
   const Vectors<T> vectors(call);
   const auto normalize = k.normalize[call.relu];
@@ -101,8 +103,8 @@ void batch_norm(const BatchNorm<T>& call, const T* x, T* y) {
     return;
   }
   const std::uint32_t threshold = dropout_threshold(call.dropout->p);
-  const DropoutKey key{call.dropout->seed, call.dropout->offset, threshold};
-  const T scale = static_cast<T>(dropout_scale(threshold));
+  const DropoutKey key{call.dropout->seed, call.dropout->offset.value, threshold};
+  const auto scale = static_cast<Arithmetic<T>>(dropout_scale(threshold));
   // Dropout follows piece by piece, while the values are in the cache.
   parallel_ranges(s.size(), kPiece, bytes, [&](std::int64_t begin, std::int64_t end) {
     normalize(x, y, s, begin, end, vectors.scalars);
@@ -111,18 +113,20 @@ void batch_norm(const BatchNorm<T>& call, const T* x, T* y) {
 }
 
 template <class T>
-void batch_norm_backward(const BatchNorm<T>& call, const T* dy, const T* x, T* dx, T* dweight, T* dbias) {
-  const KernelsOf<T>& k = kernels().of<T>();
+void batch_norm_backward(const Context& context, const BatchNorm<T>& call, const T* dy, const T* x, T* dx,
+                         ChannelVector<T> dweight, ChannelVector<T> dbias) {
+  using A = Arithmetic<T>;
+  const ValueKernels<T>& k = kernels().values<T>();
   const ChannelShape s = call.shape;
   if (call.dropout != nullptr) {
-    dropout(dy, dx, s.size(), *call.dropout, false);
+    dropout(context, dy, dx, s.size(), *call.dropout, false);
     dy = dx;
   }
   const Vectors<T> vectors(call);
   const std::int64_t leaves = leaf_count(s.count());
-  std::vector<T> sums_t(static_cast<std::size_t>(leaves * s.channels)), sums_t_xhat(sums_t.size());
-  std::vector<T> scale(static_cast<std::size_t>(s.channels)), mean_t(scale.size()), mean_t_xhat(scale.size());
-  const T n = static_cast<T>(s.count());
+  std::vector<A> sums_t(static_cast<std::size_t>(leaves * s.channels)), sums_t_xhat(sums_t.size());
+  std::vector<A> scale(static_cast<std::size_t>(s.channels)), mean_t(scale.size()), mean_t_xhat(scale.size());
+  const A n = static_cast<A>(s.count());
   reduce<T>(
       s, 2,
       [&](std::int64_t leaf, std::int64_t c0, std::int64_t c1) {
@@ -133,26 +137,23 @@ void batch_norm_backward(const BatchNorm<T>& call, const T* dy, const T* x, T* d
         merge_leaf_columns(sums_t_xhat.data(), leaves, s.channels, c0, c1);
         for (std::int64_t c = c0; c < c1; ++c) {
           const auto i = static_cast<std::size_t>(c);
-          dbias[c] = leaves ? sums_t[i] : T(0);
-          dweight[c] = leaves ? sums_t_xhat[i] : T(0);
+          const A sum_t = leaves ? sums_t[i] : A(0), sum_t_xhat = leaves ? sums_t_xhat[i] : A(0);
+          dbias.set(c, sum_t);
+          dweight.set(c, sum_t_xhat);
           scale[i] = vectors.scalars.weight[c] * vectors.scalars.invstd[c];
-          mean_t[i] = dbias[c] / n;
-          mean_t_xhat[i] = dweight[c] / n;
+          mean_t[i] = sum_t / n;
+          mean_t_xhat[i] = sum_t_xhat / n;
         }
       });
   const auto input_gradient = k.input_gradient[call.relu];
-  const T* t1 = call.training ? mean_t.data() : nullptr;
-  const T* t2 = call.training ? mean_t_xhat.data() : nullptr;
+  const A* t1 = call.training ? mean_t.data() : nullptr;
+  const A* t2 = call.training ? mean_t_xhat.data() : nullptr;
   const std::int64_t bytes = 3 * s.size() * static_cast<std::int64_t>(sizeof(T));
   parallel_ranges(s.size(), kPiece, bytes, [&](std::int64_t begin, std::int64_t end) {
     input_gradient(dy, x, dx, s, begin, end, vectors.scalars, scale.data(), t1, t2);
   });
 }
 
-#define FUSEDSTEP_INSTANTIATE(T)                                  \
-  template void batch_norm<T>(const BatchNorm<T>&, const T*, T*); \
-  template void batch_norm_backward<T>(const BatchNorm<T>&, const T*, const T*, T*, T*, T*);
-FUSEDSTEP_INSTANTIATE(float)
-FUSEDSTEP_INSTANTIATE(double)
+FUSEDSTEP_TYPES(FUSEDSTEP_INSTANTIATE_BATCH_NORM)
 
-}  // namespace fusedstep::cpu
+}  // namespace fusedstep::launch

@@ -2,12 +2,15 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../launch.h"
 #include "dispatch.h"
-#include "launch.h"
 #include "parallel.h"
 #include "tree.h"
 
-namespace fusedstep::cpu {
+namespace fusedstep::launch {
+
+using namespace cpu;
+
 namespace {
 
 // Values a piece: small enough that the average of the weights finds the parameters in the cache.
@@ -37,24 +40,36 @@ std::int64_t total_size(const Arrays& arrays) {
   return total;
 }
 
+template <class T>
+bool any_nonfinite(const std::vector<Span<T>>& arrays) {
+  for (const Span<T>& a : arrays) {
+    for (std::int64_t i = 0; i < a.n; ++i) {
+      if (!std::isfinite(widen(a.data[i]))) return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
-template <class T>
-void step(Rule rule, bool l2, const std::vector<StepArrays<T>>& arrays, const StepScalars<T>& scalars,
-          double ema_decay) {
-  const KernelsOf<T>& k = kernels().of<T>();
-  const auto range = k.step[rule][l2];
-  const T decay = static_cast<T>(ema_decay), gain = static_cast<T>(1 - ema_decay);
+template <class P, class S>
+void step(const Context&, const Step& call, const std::vector<StepArrays<P, S>>& arrays) {
+  using A = Arithmetic<P>;
+  if (call.skip != nullptr && *call.skip != 0) return;
+  const StepKernels<P, S>& k = kernels().steps<P, S>();
+  const auto range = k.step[call.rule][call.options.l2()];
+  const DefaultFloatMode mode;
+  const StepScalars<A> scalars = fold<A>(call.options, call.lr.value, call.step.value, call.multiplier.value);
+  const A decay = static_cast<A>(call.ema_decay), gain = static_cast<A>(1 - call.ema_decay);
   const std::vector<Piece> list = pieces(arrays);
-  int streams = 3;  // p read and written, g read
+  std::int64_t bytes_each = 3 * sizeof(P);  // p read and written, g read
   if (!arrays.empty()) {
-    for (const T* state : arrays[0].states) streams += state ? 2 : 0;
-    streams += arrays[0].ema ? 2 : 0;
+    for (const S* state : arrays[0].states) bytes_each += state ? 2 * sizeof(S) : 0;
+    bytes_each += arrays[0].ema ? 2 * sizeof(S) : 0;
   }
-  const std::int64_t bytes = total_size(arrays) * streams * static_cast<std::int64_t>(sizeof(T));
-  parallel_for(static_cast<std::int64_t>(list.size()), bytes, [&](std::int64_t task) {
+  parallel_for(static_cast<std::int64_t>(list.size()), total_size(arrays) * bytes_each, [&](std::int64_t task) {
     const Piece& piece = list[static_cast<std::size_t>(task)];
-    const StepArrays<T>& a = arrays[piece.array];
+    const StepArrays<P, S>& a = arrays[piece.array];
     const std::int64_t b = piece.begin, n = piece.end - b;
     auto at = [b](auto* pointer) { return pointer ? pointer + b : pointer; };
     range(a.p + b, a.g + b, at(a.states[0]), at(a.states[1]), at(a.states[2]), n, scalars);
@@ -63,8 +78,8 @@ void step(Rule rule, bool l2, const std::vector<StepArrays<T>>& arrays, const St
 }
 
 template <class T>
-double global_norm(const std::vector<Span<T>>& arrays) {
-  const KernelsOf<T>& k = kernels().of<T>();
+void global_norm(const Context&, const std::vector<Span<T>>& arrays, Result norm, std::int32_t* nonfinite) {
+  const ValueKernels<T>& k = kernels().values<T>();
   static_assert(kPiece % kLeaf == 0, "pieces begin at leaves");
   std::vector<std::int64_t> first_leaf(arrays.size() + 1, 0);
   for (std::size_t i = 0; i < arrays.size(); ++i) first_leaf[i + 1] = first_leaf[i] + leaf_count(arrays[i].n);
@@ -81,13 +96,19 @@ double global_norm(const std::vector<Span<T>>& arrays) {
   for (std::size_t i = 0; i < arrays.size(); ++i) {
     total = total + merge_leaves(leaves.data() + first_leaf[i], leaf_count(arrays[i].n));
   }
-  return std::sqrt(total);
+  const double root = std::sqrt(total);
+  if (norm.is_double) {
+    *static_cast<double*>(norm.data) = root;
+  } else {
+    *static_cast<float*>(norm.data) = static_cast<float>(root);
+  }
+  // Squares of finite float64 values may overflow, so only the values themselves tell.
+  if (nonfinite != nullptr) *nonfinite = std::isfinite(root) ? 0 : any_nonfinite(arrays);
 }
 
-#define FUSEDSTEP_INSTANTIATE(T)                                                                       \
-  template void step<T>(Rule, bool, const std::vector<StepArrays<T>>&, const StepScalars<T>&, double); \
-  template double global_norm<T>(const std::vector<Span<T>>&);
-FUSEDSTEP_INSTANTIATE(float)
-FUSEDSTEP_INSTANTIATE(double)
+void prepare_step(const Context&, const PrepareStep& call) { count_step(call, call.grad_multiplier.value); }
 
-}  // namespace fusedstep::cpu
+FUSEDSTEP_STEP_TYPES(FUSEDSTEP_INSTANTIATE_STEPS)
+FUSEDSTEP_TYPES(FUSEDSTEP_INSTANTIATE_NORM)
+
+}  // namespace fusedstep::launch

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../kernels.h"
+#include "../math/pairwise.h"
 #include "elementwise.h"
 
 namespace fusedstep {
@@ -46,30 +47,6 @@ struct RowLanes {
   }
 };
 
-// Adds leaves pairwise, neighbours first: a stack of subtrees, merged like the carries of a binary counter, pairs
-// the same neighbours as going level by level does.
-template <class T>
-class PairwiseSum {
- public:
-  void add(T leaf) {
-    stack_[depth_++] = leaf;
-    for (std::int64_t carry = ++leaves_; carry % 2 == 0; carry /= 2) merge_top();
-  }
-  T total() {
-    while (depth_ > 1) merge_top();
-    return depth_ == 0 ? T(0) : stack_[0];
-  }
-
- private:
-  void merge_top() {
-    --depth_;
-    stack_[depth_ - 1] += stack_[depth_];
-  }
-  T stack_[64];
-  int depth_ = 0;
-  std::int64_t leaves_ = 0;
-};
-
 template <class T>
 T tree_sum(const T* values, std::int64_t n) {
   PairwiseSum<T> sum;
@@ -87,7 +64,7 @@ void square_leaves(const T* __restrict x, std::int64_t n, double* __restrict lea
     const std::int64_t count = n - begin < kLeaf ? n - begin : kLeaf;
 #pragma omp simd
     for (std::int64_t i = 0; i < count; ++i) {
-      const double value = x[begin + i];
+      const double value = widen(x[begin + i]);
       squares[i] = value * value;
     }
     leaves[begin / kLeaf] = sum_leaf(squares, count);

@@ -17,6 +17,7 @@ constexpr double kLn2High = 0.6931471803691238;     // 33 bits of ln 2: n * kLn2
 constexpr double kLn2Low = 1.9082149292705877e-10;  // the rest
 constexpr double kRound = 6755399441055744.0;       // 1.5 * 2**52: adding it rounds to an integer
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 FUSEDSTEP_HD std::uint64_t to_bits(double x) {
   std::uint64_t bits;
@@ -75,7 +76,7 @@ FUSEDSTEP_HD double log_(double x) {
   const double half_square = (0.5 * f) * f;
   const double rest = s * (half_square + z * horner(z, series));
   const double value = e * kLn2High - ((half_square - (rest + e * kLn2Low)) - f);
-  const double negative = x < 0 ? std::numeric_limits<double>::quiet_NaN() : value;
+  const double negative = x < 0 ? kNan : value;
   const double finite = x == 0 ? -kInfinity : negative;
   return (x == kInfinity) | (x != x) ? x : finite;
 }

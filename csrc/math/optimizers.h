@@ -1,5 +1,5 @@
 // The update rules, one struct each: a parameter, its prepared gradient, up to three states, and the folded scalars.
-// The `*_scalars` functions fold hyper-parameters in double and round once. Twin: reference/optimizers.py.
+// Twin: reference/optimizers.py, reference/scalars.py.
 #pragma once
 
 #include <cmath>
@@ -12,62 +12,28 @@
 namespace fusedstep {
 namespace {
 
-struct StepOptions {
-  double lr, weight_decay;
-  bool decoupled, maximize;
-  double multiplier;
-
-  bool l2() const { return weight_decay != 0 && !decoupled; }
-};
-
+// Folds in double and rounds once; `step` counts from 1.
 template <class T>
-StepScalars<T> common_scalars(const StepOptions& o) {
+FUSEDSTEP_HD StepScalars<T> fold(const StepOptions& o, double lr, std::uint64_t step, double multiplier) {
   StepScalars<T> s{};
-  s.multiplier = static_cast<T>(o.maximize ? -o.multiplier : o.multiplier);
+  s.multiplier = static_cast<T>(o.maximize ? -multiplier : multiplier);
   s.weight_decay = static_cast<T>(o.weight_decay);
-  s.keep = static_cast<T>(o.weight_decay != 0 && o.decoupled ? 1 - o.lr * o.weight_decay : 1);
-  s.lr = static_cast<T>(o.lr);
+  s.keep = static_cast<T>(o.weight_decay != 0 && o.decoupled ? 1 - lr * o.weight_decay : 1);
+  s.lr = static_cast<T>(
+      lr / (o.bias_correction ? 1 - integer_power(o.decay1, step) : 1 + static_cast<double>(step - 1) * o.lr_decay));
+  s.decay1 = static_cast<T>(o.decay1);
+  s.gain1 = static_cast<T>(1 - o.damping1);
+  s.decay2 = static_cast<T>(o.decay2);
+  s.gain2 = static_cast<T>(1 - o.decay2);
+  s.root_scale = static_cast<T>(o.bias_correction ? 1 / std::sqrt(1 - integer_power(o.decay2, step)) : 1);
+  s.eps = static_cast<T>(o.eps);
   return s;
 }
 
-template <class T>
-StepScalars<T> sgd_scalars(const StepOptions& o, double momentum, double dampening) {
-  StepScalars<T> s = common_scalars<T>(o);
-  s.decay1 = static_cast<T>(momentum);
-  s.gain1 = static_cast<T>(1 - dampening);
-  return s;
-}
-
-template <class T>
-StepScalars<T> adagrad_scalars(const StepOptions& o, std::uint64_t step, double lr_decay, double eps) {
-  StepScalars<T> s = common_scalars<T>(o);
-  s.lr = static_cast<T>(o.lr / (1 + static_cast<double>(step - 1) * lr_decay));
-  s.eps = static_cast<T>(eps);
-  return s;
-}
-
-template <class T>
-StepScalars<T> rmsprop_scalars(const StepOptions& o, double alpha, double eps, double momentum) {
-  StepScalars<T> s = common_scalars<T>(o);
-  s.decay1 = static_cast<T>(momentum);
-  s.decay2 = static_cast<T>(alpha);
-  s.gain2 = static_cast<T>(1 - alpha);
-  s.eps = static_cast<T>(eps);
-  return s;
-}
-
-template <class T>
-StepScalars<T> adam_scalars(const StepOptions& o, std::uint64_t step, double beta1, double beta2, double eps,
-                            bool bias_correction) {
-  StepScalars<T> s = common_scalars<T>(o);
-  if (bias_correction) s.lr = static_cast<T>(o.lr / (1 - integer_power(beta1, step)));
-  s.root_scale = static_cast<T>(bias_correction ? 1 / std::sqrt(1 - integer_power(beta2, step)) : 1);
-  s.decay1 = static_cast<T>(beta1);
-  s.gain1 = static_cast<T>(1 - beta1);
-  s.decay2 = static_cast<T>(beta2);
-  s.gain2 = static_cast<T>(1 - beta2);
-  s.eps = static_cast<T>(eps);
-  return s;
+// What the gradients are multiplied by so that their norm is at most max_norm (Pascanu et al. 2013); NaN stays NaN.
+FUSEDSTEP_HD double clipping_factor(double max_norm, double norm) {
+  const double factor = max_norm / (norm + 1e-6);
+  return factor >= 1 ? 1.0 : factor;
 }
 
 // Stands before every rule: multiplier and sign, then L2 or decoupled decay.

@@ -3,12 +3,15 @@
 from typing import Any
 
 openmp: bool
+device: str  # "cpu"
 
-# (lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_decay)
-_Common = tuple[float, float, bool, bool, float, float]
-_Dropout = tuple[float, int, int] | None
 _Arrays = Any  # an array that exports DLPack, or a list or tuple of them
 _Array = Any
+_Number = Any  # a float, or a 0-d array
+_Counter = Any  # an int, or a 0-d array
+# (lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_decay)
+_Common = tuple[_Number, float, bool, bool, _Number, float]
+_Dropout = tuple[float, int, _Counter] | None
 
 def available_isas() -> list[str]: ...
 def get_isa() -> str: ...
@@ -23,6 +26,7 @@ def sgd_step(
     momentum_buffers: _Arrays | None,
     ema_params: _Arrays | None,
     common: _Common,
+    skip: _Array | None,
     momentum: float,
     dampening: float,
     nesterov: bool,
@@ -34,7 +38,8 @@ def adagrad_step(
     state_sums: _Arrays,
     ema_params: _Arrays | None,
     common: _Common,
-    step: int,
+    skip: _Array | None,
+    step: _Counter,
     lr_decay: float,
     eps: float,
     /,
@@ -47,6 +52,7 @@ def rmsprop_step(
     grad_avgs: _Arrays | None,
     ema_params: _Arrays | None,
     common: _Common,
+    skip: _Array | None,
     alpha: float,
     eps: float,
     momentum: float,
@@ -60,7 +66,8 @@ def adam_step(
     max_exp_avg_sqs: _Arrays | None,
     ema_params: _Arrays | None,
     common: _Common,
-    step: int,
+    skip: _Array | None,
+    step: _Counter,
     beta1: float,
     beta2: float,
     eps: float,
@@ -68,7 +75,18 @@ def adam_step(
     eps_inside: bool,
     /,
 ) -> None: ...
-def global_norm(grads: _Arrays, out: _Array | None, /) -> float: ...
+def global_norm(grads: _Arrays, out: _Array | None, nonfinite: _Array | None, /) -> float: ...
+def prepare_step(
+    step: _Array,
+    multiplier: _Array,
+    skip: _Array | None,
+    norm: _Array | None,
+    nonfinite: _Array | None,
+    grad_multiplier: _Number,
+    max_norm: float | None,
+    skipped: _Array | None,
+    /,
+) -> None: ...
 def batch_norm(
     x: _Array,
     weight: _Array | None,
@@ -103,20 +121,22 @@ def batch_norm_backward(
     dropout: _Dropout,
     /,
 ) -> None: ...
-def dropout(x: _Array, out: _Array, p: float, seed: int, offset: int, relu: bool, /) -> None: ...
-def dropout_backward(dy: _Array, out: _Array, p: float, seed: int, offset: int, /) -> None: ...
+def dropout(x: _Array, out: _Array, p: float, seed: int, offset: _Counter, relu: bool, /) -> None: ...
+def dropout_backward(dy: _Array, out: _Array, p: float, seed: int, offset: _Counter, /) -> None: ...
 def dropout_relu_backward(dy: _Array, y: _Array, out: _Array, p: float, /) -> None: ...
-def dropout_mask(mask: _Array, size: int, p: float, seed: int, offset: int, packed: bool, /) -> None: ...
+def dropout_mask(
+    mask: _Array, shape: tuple[int, ...], p: float, seed: int, offset: _Counter, packed: bool, /
+) -> None: ...
 def bias_activation(x: _Array, bias: _Array | None, out: _Array, activation: str, negative_slope: float, /) -> None: ...
 def bias_activation_backward(
     dy: _Array, saved: _Array, dx: _Array, dbias: _Array | None, activation: str, negative_slope: float, /
 ) -> None: ...
 def softmax_cross_entropy(
-    logits: _Array, labels: _Array, weights: _Array | None, total: float, out: _Array, /
+    logits: _Array, labels: _Array, weights: _Array | None, total: float, out: _Array, value: _Array | None, /
 ) -> float: ...
 def sigmoid_cross_entropy(
-    logits: _Array, target: _Array, weights: _Array | None, total: float, out: _Array, /
+    logits: _Array, target: _Array, weights: _Array | None, total: float, out: _Array, value: _Array | None, /
 ) -> float: ...
 def mean_squared_error(
-    output: _Array, target: _Array, weights: _Array | None, total: float, out: _Array, /
+    output: _Array, target: _Array, weights: _Array | None, total: float, out: _Array, value: _Array | None, /
 ) -> float: ...

@@ -6,6 +6,7 @@ FUSEDSTEP_NUM_THREADS; an empty value is as good as none.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import warnings
@@ -68,11 +69,53 @@ def _first_use() -> ModuleType | None:
                 f"fusedstep runs on its slow NumPy reference: {_missing} "
                 "(FUSEDSTEP_BACKEND=reference chooses it silently)",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         _active = _module
     _ready = True
     return _active
+
+
+def cuda() -> ModuleType | None:
+    """The CUDA module, or None for the reference; RuntimeError where this build or machine has none."""
+    if native() is None:
+        return None
+    module, reason = _load_cuda()
+    if module is None:
+        raise RuntimeError(f"there are no kernels for CUDA arrays: {reason}")
+    return module
+
+
+@functools.cache
+def _load_cuda() -> tuple[ModuleType | None, str | None]:
+    """(the CUDA module or None, why there is none); touches no device, which would break a child forked later."""
+    try:
+        from . import _cuda
+    except ModuleNotFoundError:
+        return None, "this build has no CUDA module"
+    except ImportError as error:
+        return None, f"the CUDA module cannot be imported: {error}"
+    return _cuda, None
+
+
+def _cuda_devices() -> tuple[list[dict], str | None]:
+    """(what each CUDA device is, why there is none)"""
+    module, reason = _load_cuda()
+    if module is None:
+        return [], reason
+    try:
+        devices = module.devices()
+    except RuntimeError as error:
+        return [], "this machine has no CUDA driver" if module.driver_version() == 0 else str(error)
+    return devices, None if devices else "the driver reports no CUDA device"
+
+
+def current_stream(array, device: int) -> int:
+    """The stream on which the library of a CUDA array works at present; called by the CUDA module."""
+    library = namespace(array)
+    if library.__name__ == "torch":
+        return library.cuda.current_stream(device).cuda_stream
+    return library.cuda.get_current_stream(device).ptr
 
 
 def set_num_threads(n: int) -> None:
@@ -116,7 +159,8 @@ def info() -> dict:
     """What is installed and in use, as a dict that JSON can hold.
 
     Keys: version, python, numpy, backend ("cpu" or "reference"), problem (None, or what is wrong with the
-    environment's settings), isa, available_isas, num_threads, openmp, cuda (bool), cuda_devices (list), cuda_reason.
+    environment's settings), isa, available_isas, num_threads, openmp, cuda (bool), cuda_devices (list of dicts with
+    name, capability, and memory in bytes), cuda_reason (None, or why there is no CUDA). Asking for it initializes CUDA.
 
     >>> import fusedstep as fs
     >>> fs.info()["backend"] in ("cpu", "reference")
@@ -129,6 +173,7 @@ def info() -> dict:
     from . import __version__
 
     reference = _module is None or _requested == "reference"
+    devices, reason = _cuda_devices()
     return {
         "version": __version__,
         "python": platform.python_version(),
@@ -139,9 +184,9 @@ def info() -> dict:
         "available_isas": list(available_isas()),
         "num_threads": get_num_threads(),
         "openmp": None if _module is None else _module.openmp,
-        "cuda": False,
-        "cuda_devices": [],
-        "cuda_reason": "this build has no CUDA module",
+        "cuda": bool(devices),
+        "cuda_devices": devices,
+        "cuda_reason": reason,
     }
 
 
@@ -158,4 +203,4 @@ def namespace(array) -> ModuleType:
         library = kind.__module__.partition(".")[0]
         if library in ("numpy", "torch", "cupy"):
             return sys.modules[library]
-    raise TypeError(f"no output can be made like a {type(array).__name__}; pass one")
+    raise TypeError(f"a {type(array).__name__} is of no library that is known here: pass NumPy, CuPy or torch arrays")

@@ -9,6 +9,7 @@ from .batch_norm import BatchNormSaved, batch_norm, batch_norm_backward
 from .dropout import dropout, dropout_backward, dropout_mask
 from .losses import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from .optimizers import adagrad_step, adam_step, ewma, global_norm, rmsprop_step, sgd_step
+from .prepare_step import prepare_step
 
 __all__ = [
     "BatchNormSaved",
@@ -24,6 +25,7 @@ __all__ = [
     "ewma",
     "global_norm",
     "mean_squared_error",
+    "prepare_step",
     "rmsprop_step",
     "sgd_step",
     "sigmoid_cross_entropy",

@@ -7,7 +7,18 @@ import operator
 
 import numpy as np
 
-from .arrays import check_dense, check_distinct, check_elementwise, check_gradient_pair, check_same_layout
+from .arrays import (
+    WITH_HALF,
+    arithmetic_type,
+    check_array,
+    check_dense,
+    check_distinct,
+    check_elementwise,
+    check_gradient_pair,
+    check_overlap,
+    check_same_layout,
+    scalar_arrays,
+)
 from .scalars import check_dropout, dropout_scalars
 
 _MASK32 = np.uint64(0xFFFFFFFF)
@@ -48,13 +59,31 @@ def check_mask_shape(shape) -> tuple[int, ...]:
     return sizes
 
 
-def dropout_mask(shape, p, *, seed, offset=0, packed=False):
+def check_mask_output(out, shape, packed, offset=None) -> None:
+    """`out` must be what dropout_mask would make, apart from an `offset` that is an array; None passes."""
+    if out is None:
+        return
+    check_array("out", out, accepted=("uint8",) if packed else ("bool",), writable=True)
+    expected = (-(-math.prod(shape) // 8),) if packed else shape
+    if out.shape != expected:
+        raise ValueError(f"'out' has shape {out.shape} but the mask has shape {expected}")
+    if not out.flags.c_contiguous:
+        raise ValueError(f"'out' is not C-contiguous (strides {out.strides}); pass numpy.ascontiguousarray(out)")
+    check_overlap([("out", out)], scalar_arrays(offset=offset))
+
+
+def dropout_mask(shape, p, *, seed, offset=0, packed=False, out=None):
     """The keep mask, as bools, or packed 8 to a byte with the first in the lowest bit."""
     check_dropout(p, seed, offset)
     shape = check_mask_shape(shape)
+    check_mask_output(out, shape, packed, offset)
     threshold, _ = dropout_scalars(float(p))
     keep = random_lanes(math.prod(shape), int(seed), int(offset)) >= threshold
-    return np.packbits(keep, bitorder="little") if packed else keep.reshape(shape)
+    mask = np.packbits(keep, bitorder="little") if packed else keep.reshape(shape)
+    if out is None:
+        return mask
+    out[...] = mask
+    return out
 
 
 def dropout(x, p, *, seed, offset=0, relu=False, out=None):
@@ -64,13 +93,16 @@ def dropout(x, p, *, seed, offset=0, relu=False, out=None):
 
 
 def _apply(name, x, p, seed, offset, relu, out):
-    out = check_elementwise(name, x, out)
+    out = check_elementwise(name, x, out, accepted=WITH_HALF, scalars=scalar_arrays(offset=offset))
     check_distinct("out", out)
     _, scale = dropout_scalars(float(p))
     keep = dropout_mask(x.shape, p, seed=seed, offset=offset)
+    kind = arithmetic_type(x.dtype)
     with np.errstate(all="ignore"):
-        z = np.where(x <= 0, 0, x) if relu else x
-        out[...] = np.where(keep, z * x.dtype.type(scale), 0)
+        z = x.astype(kind)
+        if relu:
+            z = np.where(z <= 0, 0, z)
+        out[...] = np.where(keep, z * kind(scale), 0)
     return out
 
 
@@ -79,11 +111,12 @@ def dropout_backward(dy, p, *, seed, offset=0, y=None, out=None):
     check_dropout(p, seed, offset)
     if y is None:
         return _apply("dy", dy, p, seed, offset, False, out)
-    out = check_gradient_pair("dy", dy, "y", y, out)
+    out = check_gradient_pair("dy", dy, "y", y, out, accepted=WITH_HALF)
     check_dense("dy", dy)
     check_same_layout("y", y, "dy", dy)
     check_same_layout("out", out, "dy", dy)
     _, scale = dropout_scalars(float(p))
+    kind = arithmetic_type(dy.dtype)
     with np.errstate(all="ignore"):
-        out[...] = np.where(y <= 0, 0, dy * dy.dtype.type(scale))
+        out[...] = np.where(y.astype(kind) <= 0, 0, dy.astype(kind) * kind(scale))
     return out

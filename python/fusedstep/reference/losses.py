@@ -59,7 +59,7 @@ def check_output(name: str, x, out):
 
 def check_pair(name: str, x, target, out):
     out = check_output(name, x, out)
-    check_array("target", target, dtype=(name, x.dtype))
+    check_array("target", target, like=(name, x.dtype))
     check_shape("target", target, name, x.shape)
     check_rows("target", target)
     return out

@@ -1,13 +1,27 @@
 """Optimizer steps, in place, line by line as they are written in the papers; the twin of csrc/math/optimizers.h.
 
-`p`, `g`: a parameter and its gradient. All scalars are folded in double and rounded once to the array's type.
+`p`, `g`: a parameter and its gradient, widened to the type of the arithmetic (float32 for the half types). All
+scalars are folded in double and rounded once to that type; what is stored is rounded to nearest even.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from .arrays import as_labelled, check_array, check_dense, check_overlap, check_step
+from .arrays import (
+    FLOATING,
+    WITH_HALF,
+    arithmetic_type,
+    as_labelled,
+    check_array,
+    check_dense,
+    check_overlap,
+    check_scalar,
+    check_step,
+    scalar_arrays,
+)
 from .reduction import tree_sum
 from .scalars import (
     adam_scalars,
@@ -18,26 +32,56 @@ from .scalars import (
     check_rmsprop,
     check_sgd,
     integer_power,
+    read_step_scalars,
 )
 
 
-def _step(update, params, grads, states, *, lr, weight_decay, decoupled, maximize, multiplier, ema_params, ema_decay):
-    """Check, then for each array: prepare the gradient, decay, `update(p, g, kind, *states)`, average."""
-    lr, weight_decay, multiplier = float(lr), float(weight_decay), float(multiplier)
-    rows = check_step(params, grads, [*states, ("ema_params", ema_params)])
+@dataclass
+class _Common:
+    """The arguments that all steps share; 0-d arrays among them are read, and kept in `read`."""
+
+    method: str
+    lr: float
+    weight_decay: float
+    decoupled: bool
+    maximize: bool
+    multiplier: float
+    ema_params: object
+    ema_decay: float | None
+    skip: np.ndarray | None
+    step: int = 1
+
+    def __post_init__(self):
+        self.read = scalar_arrays(lr=self.lr, grad_multiplier=self.multiplier, step=self.step, skip=self.skip)
+        self.lr, self.multiplier, self.step, self.skipped = read_step_scalars(
+            self.lr, self.multiplier, self.step, self.skip
+        )
+        check_common(self.method, self.lr, self.weight_decay, self.multiplier, self.ema_params, self.ema_decay)
+        self.lr, self.weight_decay, self.multiplier = map(float, (self.lr, self.weight_decay, self.multiplier))
+
+
+def _step(update, params, grads, states, common):
+    """Check, then for each array: prepare the gradient, decay, `update(p, g, kind, *states)`, store, average."""
+    averaged = common.ema_params is not None
+    rows = check_step(params, grads, [*states, ("ema_params", common.ema_params)], common.read)
+    if common.skipped:
+        return
     with np.errstate(all="ignore"):
-        for p, grad, *rest in rows:
-            kind = p.dtype.type
-            g = grad * kind(-multiplier if maximize else multiplier)
-            if weight_decay != 0 and decoupled:
-                p *= kind(1 - lr * weight_decay)
-            elif weight_decay != 0:
-                g = g + kind(weight_decay) * p
-            if ema_params is not None:
-                *rest, e = rest
-            update(p, g, kind, *rest)
-            if ema_params is not None:
-                e[...] = kind(ema_decay) * e + kind(1 - float(ema_decay)) * p
+        for param, grad, *rest in rows:
+            *kept, average = rest if averaged else (*rest, None)
+            kind = arithmetic_type(param.dtype)
+            p, g, *wide = (a.astype(kind) for a in (param, grad, *kept))
+            g = g * kind(-common.multiplier if common.maximize else common.multiplier)
+            if common.weight_decay != 0 and common.decoupled:
+                p *= kind(1 - common.lr * common.weight_decay)
+            elif common.weight_decay != 0:
+                g = g + kind(common.weight_decay) * p
+            update(p, g, kind, *wide)
+            for array, values in zip((param, *kept), (p, *wide), strict=True):
+                array[...] = values
+            if averaged:
+                decay, gain = kind(common.ema_decay), kind(1 - float(common.ema_decay))
+                average[...] = decay * average.astype(kind) + gain * param.astype(kind)
 
 
 def sgd_step(
@@ -55,31 +99,22 @@ def sgd_step(
     grad_multiplier=1.0,
     ema_params=None,
     ema_decay=None,
+    skip=None,
 ):
     """Gradient descent, with momentum (Polyak 1964) or Nesterov's (Sutskever et al. 2013)."""
-    check_common("SGD", lr, weight_decay, grad_multiplier, ema_params, ema_decay)
+    common = _Common(
+        "SGD", lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_params, ema_decay, skip
+    )
     check_sgd(momentum_buffers, momentum, dampening, nesterov)
 
     def update(p, g, kind, v=None):
         if v is None:
-            p -= kind(lr) * g
+            p -= kind(common.lr) * g
             return
         v[...] = kind(momentum) * v + kind(1 - float(dampening)) * g
-        p -= kind(lr) * (g + kind(momentum) * v if nesterov else v)
+        p -= kind(common.lr) * (g + kind(momentum) * v if nesterov else v)
 
-    _step(
-        update,
-        params,
-        grads,
-        [("momentum_buffers", momentum_buffers)],
-        lr=lr,
-        weight_decay=weight_decay,
-        decoupled=decoupled_weight_decay,
-        maximize=maximize,
-        multiplier=grad_multiplier,
-        ema_params=ema_params,
-        ema_decay=ema_decay,
-    )
+    _step(update, params, grads, [("momentum_buffers", momentum_buffers)], common)
 
 
 def adagrad_step(
@@ -97,29 +132,29 @@ def adagrad_step(
     grad_multiplier=1.0,
     ema_params=None,
     ema_decay=None,
+    skip=None,
 ):
     """AdaGrad (Duchi, Hazan & Singer 2011)."""
-    check_common("Adagrad", lr, weight_decay, grad_multiplier, ema_params, ema_decay)
-    check_adagrad(step, lr_decay, eps)
-    decayed_lr = float(lr) / (1 + (int(step) - 1) * float(lr_decay))
+    common = _Common(
+        "Adagrad",
+        lr,
+        weight_decay,
+        decoupled_weight_decay,
+        maximize,
+        grad_multiplier,
+        ema_params,
+        ema_decay,
+        skip,
+        step,
+    )
+    check_adagrad(common.step, lr_decay, eps)
+    decayed_lr = common.lr / (1 + (int(common.step) - 1) * float(lr_decay))
 
     def update(p, g, kind, s):
         s += g * g
         p -= kind(decayed_lr) * (g / (np.sqrt(s) + kind(eps)))
 
-    _step(
-        update,
-        params,
-        grads,
-        [("state_sums", state_sums)],
-        lr=lr,
-        weight_decay=weight_decay,
-        decoupled=decoupled_weight_decay,
-        maximize=maximize,
-        multiplier=grad_multiplier,
-        ema_params=ema_params,
-        ema_decay=ema_decay,
-    )
+    _step(update, params, grads, [("state_sums", state_sums)], common)
 
 
 def rmsprop_step(
@@ -140,9 +175,12 @@ def rmsprop_step(
     grad_multiplier=1.0,
     ema_params=None,
     ema_decay=None,
+    skip=None,
 ):
     """RMSprop (Tieleman & Hinton 2012), centered (Graves 2013), with momentum as in torch."""
-    check_common("RMSprop", lr, weight_decay, grad_multiplier, ema_params, ema_decay)
+    common = _Common(
+        "RMSprop", lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_params, ema_decay, skip
+    )
     check_rmsprop(momentum_buffers, grad_avgs, alpha, eps, momentum, centered)
     alpha = float(alpha)
 
@@ -160,20 +198,14 @@ def rmsprop_step(
         if b is not None:
             b[...] = kind(momentum) * b + d
             d = b
-        p -= kind(lr) * d
+        p -= kind(common.lr) * d
 
     _step(
         update,
         params,
         grads,
         [("square_avgs", square_avgs), ("momentum_buffers", momentum_buffers), ("grad_avgs", grad_avgs)],
-        lr=lr,
-        weight_decay=weight_decay,
-        decoupled=decoupled_weight_decay,
-        maximize=maximize,
-        multiplier=grad_multiplier,
-        ema_params=ema_params,
-        ema_decay=ema_decay,
+        common,
     )
 
 
@@ -197,12 +229,15 @@ def adam_step(
     grad_multiplier=1.0,
     ema_params=None,
     ema_decay=None,
+    skip=None,
 ):
     """Adam (Kingma & Ba 2014), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
-    check_common("Adam", lr, weight_decay, grad_multiplier, ema_params, ema_decay)
-    check_adam(max_exp_avg_sqs, step, betas, eps, amsgrad, eps_mode)
+    common = _Common(
+        "Adam", lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_params, ema_decay, skip, step
+    )
+    check_adam(max_exp_avg_sqs, common.step, betas, eps, amsgrad, eps_mode)
     beta1, beta2 = map(float, betas)
-    alpha, root_scale = adam_scalars(float(lr), int(step), beta1, beta2, bias_correction)
+    alpha, root_scale = adam_scalars(common.lr, int(common.step), beta1, beta2, bias_correction)
 
     def update(p, g, kind, m, v, w=None):
         m[...] = kind(beta1) * m + kind(1 - beta1) * g
@@ -220,37 +255,34 @@ def adam_step(
         params,
         grads,
         [("exp_avgs", exp_avgs), ("exp_avg_sqs", exp_avg_sqs), ("max_exp_avg_sqs", max_exp_avg_sqs)],
-        lr=lr,
-        weight_decay=weight_decay,
-        decoupled=decoupled_weight_decay,
-        maximize=maximize,
-        multiplier=grad_multiplier,
-        ema_params=ema_params,
-        ema_decay=ema_decay,
+        common,
     )
 
 
-def global_norm(grads, *, out=None):
+def global_norm(grads, *, out=None, nonfinite=None):
     """sqrt(sum of squares), summed in float64: a tree for each array, then the arrays in order."""
     grads = as_labelled("grads", grads)
     dtype = None
     for name, g in grads:
-        check_array(name, g, dtype=dtype)
+        check_array(name, g, accepted=WITH_HALF, like=dtype)
         check_dense(name, g)
         dtype = dtype or (name, g.dtype)
     if out is not None:
-        check_array("out", out, writable=True)
-        if out.shape != ():
-            raise ValueError(f"'out' must be 0-dimensional but has shape {out.shape}")
-        check_overlap([("out", out)], grads)
-    total = 0.0
+        check_scalar("out", out, FLOATING, writable=True)
+    if nonfinite is not None:
+        check_scalar("nonfinite", nonfinite, ("int32",), writable=True)
+    check_overlap(scalar_arrays(out=out, nonfinite=nonfinite), grads)
+    total, finite = 0.0, True
     with np.errstate(all="ignore"):
         for _, g in grads:
             wide = np.ravel(g, order="K").astype(np.float64)
+            finite = finite and bool(np.isfinite(wide).all())
             total = total + float(tree_sum(wide * wide))
         norm = float(np.sqrt(total))
         if out is not None:
             out[...] = norm
+        if nonfinite is not None:
+            nonfinite[...] = not finite
     return norm
 
 

@@ -1,12 +1,16 @@
 """Hyper-parameters: their checks, and the scalars that a step folds from them in double.
 
-The twin of csrc/math/power.h and of the `*_scalars` functions in csrc/math/optimizers.h.
+The twin of csrc/math/power.h, and of `fold` and `clipping_factor` in csrc/math/optimizers.h.
 """
 
 from __future__ import annotations
 
 import math
 import operator
+
+import numpy as np
+
+from .arrays import COUNTS, FLOATING, check_scalar
 
 
 def integer_power(base: float, exponent: int) -> float:
@@ -22,6 +26,38 @@ def integer_power(base: float, exponent: int) -> float:
         base *= base
         exponent >>= 1
     return result
+
+
+def clipping_factor(max_norm: float, norm: float) -> float:
+    """``min(1, max_norm / (norm + 1e-6))``, a NaN norm gives NaN (Pascanu et al. 2013, algorithm 1).
+
+    >>> clipping_factor(1.0, 4.0 - 1e-6), clipping_factor(1.0, 0.5)
+    (0.25, 1.0)
+    """
+    factor = max_norm / (norm + 1e-6)
+    return factor if factor < 1 or math.isnan(factor) else 1.0
+
+
+def read_number(name: str, value, accepted: tuple[str, ...]):
+    """What a 0-d array holds, as a Python number; anything else as it is."""
+    return check_scalar(name, value, accepted).item() if isinstance(value, np.ndarray) else value
+
+
+def read_step_scalars(lr, grad_multiplier, step, skip):
+    """(lr, grad_multiplier, step, skipped), each read from a 0-d array where it is one.
+
+    A skipped step depends on none of the others: 1 stands for each that is an array, whose value may be anything.
+    """
+    numbers = (
+        read_number("lr", lr, FLOATING),
+        read_number("grad_multiplier", grad_multiplier, FLOATING),
+        read_number("step", step, COUNTS),
+    )
+    skipped = skip is not None and check_scalar("skip", skip, ("int32",)).item() != 0
+    if skipped:
+        given = (lr, grad_multiplier, step)
+        numbers = tuple(1 if isinstance(a, np.ndarray) else n for a, n in zip(given, numbers, strict=True))
+    return (*numbers, skipped)
 
 
 def _number(method: str, name: str, value) -> float:
@@ -136,4 +172,4 @@ def dropout_scalars(p: float) -> tuple[int, float]:
 def check_dropout(p, seed, offset) -> None:
     check_range("Dropout", "p", p, 0, 1, closed=True)
     check_integer("Dropout", "seed", seed, 0, 64)
-    check_integer("Dropout", "offset", offset, 0, 64)
+    check_integer("Dropout", "offset", read_number("offset", offset, ("int64",)), 0, 64)

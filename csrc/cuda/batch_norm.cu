@@ -1,0 +1,215 @@
+// Batch norm forward: the moments in one read, merged in a tree that the shape fixes, then the values in another.
+#include "../math/activations.h"
+#include "batch_norm.cuh"
+#include "random.cuh"
+
+namespace fusedstep {
+namespace cuda {
+namespace {
+
+// Mean of x - first value, and sum of squared deviations, of the leaves of a channel's planes: the values stay in
+// registers between the two.
+template <class T>
+__global__ void __launch_bounds__(kThreads) plane_moments(const T* x, ChannelShape s, Divider by_inner, Nodes nodes,
+                                                          Arithmetic<T>* means, Arithmetic<T>* squares) {
+  using A = Arithmetic<T>;
+  __shared__ A mean_nodes[kPlaneLeaves], square_nodes[kPlaneLeaves];
+  const std::int64_t channel = blockIdx.x / nodes.per_channel, node = blockIdx.x % nodes.per_channel;
+  const std::int64_t count = s.count(), first_leaf = node * kPlaneLeaves;
+  const std::int64_t warp = threadIdx.x / kWarp, begin = (first_leaf + warp) * kLeaf;
+  const A first = widen(x[channel * s.inner]);
+  if (begin < count) {
+    const std::int64_t left = count - begin < kLeaf ? count - begin : kLeaf;
+    PlaneWalk walk(s, by_inner, channel, begin + lane_index());
+    A values[kLaneValues], sum = 0;
+#pragma unroll
+    for (int k = 0; k < kLaneValues; ++k) {
+      values[k] = k * kLanes + lane_index() < left ? widen(x[walk.at()]) - first : A(0);
+      walk.advance();
+    }
+#pragma unroll
+    for (int k = 0; k < kLaneValues; ++k) {
+      if (k * kLanes + lane_index() < left) sum += values[k];
+    }
+    const A mean = __shfl_sync(kAllLanes, fold_lanes(sum) / static_cast<A>(left), 0);
+    A square_sum = 0;
+#pragma unroll
+    for (int k = 0; k < kLaneValues; ++k) {
+      const A d = values[k] - mean;
+      if (k * kLanes + lane_index() < left) square_sum += d * d;
+    }
+    square_sum = fold_lanes(square_sum);
+    if (lane_index() == 0) {
+      mean_nodes[warp] = mean;
+      square_nodes[warp] = square_sum;
+    }
+  }
+  const std::int64_t leaves = leaf_count(count) - first_leaf;
+  merge_nodes(
+      leaves < kPlaneLeaves ? leaves : kPlaneLeaves, [&](std::int64_t left, std::int64_t right, std::int64_t span) {
+        const std::int64_t right_begin = (first_leaf + right) * kLeaf;
+        const std::int64_t right_count = count - right_begin < span * kLeaf ? count - right_begin : span * kLeaf;
+        merge_moments(span * kLeaf, mean_nodes[left], square_nodes[left], right_count, mean_nodes[right],
+                      square_nodes[right]);
+      });
+  if (threadIdx.x == 0) {
+    means[blockIdx.x] = mean_nodes[0];
+    squares[blockIdx.x] = square_nodes[0];
+  }
+}
+
+// The same for a leaf of rows: kRowChannels channels by kLanes lanes of threads.
+template <class T>
+__global__ void __launch_bounds__(kRowChannels* kLanes)
+    row_moments(const T* x, ChannelShape s, Nodes nodes, Arithmetic<T>* means, Arithmetic<T>* squares) {
+  using A = Arithmetic<T>;
+  const RowBlock at(s.channels);
+  const std::int64_t rows = s.count(), leaf_rows = rows - at.node * kLeaf < kLeaf ? rows - at.node * kLeaf : kLeaf;
+  const A first = at.inside ? widen(x[at.channel]) : A(0);
+  A values[kLaneValues], sum = 0;
+#pragma unroll
+  for (int k = 0; k < kLaneValues; ++k) {
+    const std::int64_t row = at.row + k * kLanes;
+    values[k] = at.inside && row < rows ? widen(x[row * s.channels + at.channel]) - first : A(0);
+  }
+#pragma unroll
+  for (int k = 0; k < kLaneValues; ++k) {
+    if (at.row + k * kLanes < rows) sum += values[k];
+  }
+  const A own_mean = fold_rows(sum) / static_cast<A>(leaf_rows);  // of channel threadIdx.y, in threads (0, y)
+  const A mean = share_channels(own_mean);
+  A square_sum = 0;
+#pragma unroll
+  for (int k = 0; k < kLaneValues; ++k) {
+    const A d = values[k] - mean;
+    if (at.row + k * kLanes < rows) square_sum += d * d;
+  }
+  square_sum = fold_rows(square_sum);
+  const std::int64_t channel = at.channel - threadIdx.x + threadIdx.y;
+  if (threadIdx.x == 0 && channel < s.channels) {
+    means[channel * nodes.per_channel + at.node] = own_mean;
+    squares[channel * nodes.per_channel + at.node] = square_sum;
+  }
+}
+
+// A block a channel: merges its nodes, then what follows from its moments.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    finish_channels(const T* x, BatchNorm<T> call, Nodes nodes, Arithmetic<T>* means, Arithmetic<T>* squares,
+                    ChannelArrays<Arithmetic<T>> channels) {
+  const std::int64_t c = blockIdx.x, values = nodes.leaves * kLeaf, count = call.shape.count();
+  auto *mean = means + c * nodes.per_channel, *square = squares + c * nodes.per_channel;
+  merge_nodes(nodes.per_channel, [&](std::int64_t left, std::int64_t right, std::int64_t span) {
+    const std::int64_t rest = count - right * values;
+    merge_moments(span * values, mean[left], square[left], rest < span * values ? rest : span * values, mean[right],
+                  square[right]);
+  });
+  if (threadIdx.x != 0) return;
+  finish_moments(call, c, widen(x[c * call.shape.inner]), mean[0], square[0]);
+  channels.set(c, channel_of(call, c));
+}
+
+// In evaluation: a thread a channel.
+template <class T>
+__global__ void __launch_bounds__(kThreads) load_running(BatchNorm<T> call, ChannelArrays<Arithmetic<T>> channels) {
+  const std::int64_t c = global_thread();
+  if (c >= call.shape.channels) return;
+  call.mean[c] = call.running_mean.get(c);
+  call.var[c] = call.running_var.get(c);
+  channels.set(c, channel_of(call, c));
+}
+
+template <int V, bool Relu, bool Drop, class T>
+__global__ void __launch_bounds__(kThreads)
+    normalize(const T* x, T* y, std::int64_t n, ChannelIndex channel_index, ChannelArrays<Arithmetic<T>> channels,
+              Dropping<Arithmetic<T>> d) {
+  using A = Arithmetic<T>;
+  const std::int64_t begin = tile_begin();
+  if (begin >= n) return;
+  Tile<V, T> tile;
+  tile.load_from(x, begin, n);
+#pragma unroll
+  for (int r = 0; r < tile.rounds; ++r) {
+    const std::int64_t i = tile.index(begin, r);
+    const std::int64_t c = i < n ? channel_index(i) : 0;
+    Channel<A> channel = channels.get(c);
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      if (j > 0 && channel_index.rows()) channel = channels.get(c + j);
+      T& value = tile.packs[r].values[j];
+      value =
+          narrow<T>(batch_norm_value<Relu>(widen(value), channel.mean, channel.invstd, channel.weight, channel.bias));
+    }
+    if constexpr (!Drop) tile.store_round(y, begin, n, r);
+  }
+  if constexpr (Drop) {
+    const TileBits bits(d, begin);
+#pragma unroll
+    for (int r = 0; r < tile.rounds; ++r) {
+      std::uint64_t low, high;
+      bits.template of_round<V>(r, low, high);
+      const int first = lane_index() * V % kLanesPerBlock;
+#pragma unroll
+      for (int j = 0; j < V; ++j) {
+        T& value = tile.packs[r].values[j];
+        value = narrow<T>(dropout_value(widen(value), lane_bits(low, high, first + j), d.threshold, d.scale));
+      }
+      tile.store_round(y, begin, n, r);
+    }
+  }
+}
+
+template <int V, class T>
+void run_normalize(const Context& context, const BatchNorm<T>& call, const T* x, T* y,
+                   const ChannelArrays<Arithmetic<T>>& channels) {
+  const std::int64_t n = call.shape.size();
+  const bool drops = call.dropout != nullptr;
+  const auto d = drops ? dropping<Arithmetic<T>>(*call.dropout) : Dropping<Arithmetic<T>>{};
+  const auto kernel = drops ? (call.relu ? normalize<V, true, true, T> : normalize<V, false, true, T>)
+                            : (call.relu ? normalize<V, true, false, T> : normalize<V, false, false, T>);
+  run(kernel, "batch norm, normalize", tile_blocks(n), dim3(kThreads), context, x, y, n, ChannelIndex(call.shape),
+      channels, d);
+}
+
+}  // namespace
+}  // namespace cuda
+
+namespace launch {
+
+using namespace cuda;
+
+template <class T>
+void batch_norm(const Context& context, const BatchNorm<T>& call, const T* x, T* y) {
+  using A = Arithmetic<T>;
+  const ChannelShape s = call.shape;
+  Scratch scratch(context);
+  const auto channels = take_channels<A>(scratch, s.channels, false);
+  if (call.training) {
+    const Nodes nodes = nodes_of(s);
+    A *means = scratch.take<A>(nodes.per_channel * s.channels),
+      *squares = scratch.take<A>(nodes.per_channel * s.channels);
+    if (s.inner == 1) {
+      run(row_moments<T>, "batch norm, moments of rows", node_blocks(s, nodes), node_threads(s), context, x, s, nodes,
+          means, squares);
+    } else {
+      run(plane_moments<T>, "batch norm, moments of planes", node_blocks(s, nodes), node_threads(s), context, x, s,
+          Divider(s.inner, s.size()), nodes, means, squares);
+    }
+    run(finish_channels<T>, "batch norm, finish moments", s.channels, merge_threads(nodes.per_channel), context, x,
+        call, nodes, means, squares, channels);
+  } else {
+    run(load_running<T>, "batch norm, running statistics", ceil_div(s.channels, kThreads), dim3(kThreads), context,
+        call, channels);
+  }
+  if (fits_vectors<T>(s) && is_aligned(x) && is_aligned(y)) {
+    run_normalize<kVector<T>>(context, call, x, y, channels);
+  } else {
+    run_normalize<1>(context, call, x, y, channels);
+  }
+}
+
+#define FUSEDSTEP_INSTANTIATE(T) template void batch_norm<T>(const Context&, const BatchNorm<T>&, const T*, T*);
+FUSEDSTEP_TYPES(FUSEDSTEP_INSTANTIATE)
+
+}  // namespace launch
+}  // namespace fusedstep

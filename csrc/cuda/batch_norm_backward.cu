@@ -1,0 +1,186 @@
+// Batch norm backward: the two sums of each channel in one read, then the gradient by the input in another.
+#include "../math/activations.h"
+#include "batch_norm.cuh"
+
+namespace fusedstep {
+namespace cuda {
+namespace {
+
+// Sums of t, the gradient behind the ReLU, and of t * xhat over the leaves of a channel's planes.
+template <bool Relu, class T>
+__global__ void __launch_bounds__(kThreads) plane_sums(const T* dy, const T* x, BatchNorm<T> call, Divider by_inner,
+                                                       Nodes nodes, Arithmetic<T>* sums_t, Arithmetic<T>* sums_t_xhat) {
+  using A = Arithmetic<T>;
+  __shared__ A t_nodes[kPlaneLeaves], product_nodes[kPlaneLeaves];
+  const ChannelShape& s = call.shape;
+  const std::int64_t c = blockIdx.x / nodes.per_channel, node = blockIdx.x % nodes.per_channel;
+  const std::int64_t count = s.count(), first_leaf = node * kPlaneLeaves;
+  const std::int64_t warp = threadIdx.x / kWarp, begin = (first_leaf + warp) * kLeaf;
+  if (begin < count) {
+    const std::int64_t left = count - begin < kLeaf ? count - begin : kLeaf;
+    const Channel<A> channel = channel_of(call, c);
+    PlaneWalk walk(s, by_inner, c, begin + lane_index());
+    A ts[kLaneValues], xs[kLaneValues], sum_t = 0, sum_product = 0;
+#pragma unroll
+    for (int k = 0; k < kLaneValues; ++k) {
+      const bool inside = k * kLanes + lane_index() < left;
+      ts[k] = inside ? widen(dy[walk.at()]) : A(0);
+      xs[k] = inside ? widen(x[walk.at()]) : A(0);
+      walk.advance();
+    }
+#pragma unroll
+    for (int k = 0; k < kLaneValues; ++k) {
+      if (k * kLanes + lane_index() >= left) continue;
+      const A xhat = normalized(xs[k], channel.mean, channel.invstd);
+      const A t = batch_norm_masked<Relu>(ts[k], xhat, channel.weight, channel.bias);
+      sum_t += t;
+      sum_product += t * xhat;
+    }
+    sum_t = fold_lanes(sum_t);
+    sum_product = fold_lanes(sum_product);
+    if (lane_index() == 0) {
+      t_nodes[warp] = sum_t;
+      product_nodes[warp] = sum_product;
+    }
+  }
+  const std::int64_t leaves = leaf_count(count) - first_leaf;
+  merge_nodes(leaves < kPlaneLeaves ? leaves : kPlaneLeaves, [&](std::int64_t left, std::int64_t right, std::int64_t) {
+    t_nodes[left] += t_nodes[right];
+    product_nodes[left] += product_nodes[right];
+  });
+  if (threadIdx.x == 0) {
+    sums_t[blockIdx.x] = t_nodes[0];
+    sums_t_xhat[blockIdx.x] = product_nodes[0];
+  }
+}
+
+// The same for a leaf of rows.
+template <bool Relu, class T>
+__global__ void __launch_bounds__(kRowChannels* kLanes)
+    row_sums(const T* dy, const T* x, BatchNorm<T> call, Nodes nodes, Arithmetic<T>* sums_t,
+             Arithmetic<T>* sums_t_xhat) {
+  using A = Arithmetic<T>;
+  const std::int64_t channels = call.shape.channels, rows = call.shape.count();
+  const RowBlock at(channels);
+  A sum_t = 0, sum_product = 0;
+  if (at.inside) {
+    const Channel<A> channel = channel_of(call, at.channel);
+#pragma unroll
+    for (int k = 0; k < kLaneValues; ++k) {
+      const std::int64_t row = at.row + k * kLanes;
+      if (row >= rows) continue;
+      const std::int64_t i = row * channels + at.channel;
+      const A xhat = normalized(widen(x[i]), channel.mean, channel.invstd);
+      const A t = batch_norm_masked<Relu>(widen(dy[i]), xhat, channel.weight, channel.bias);
+      sum_t += t;
+      sum_product += t * xhat;
+    }
+  }
+  sum_t = fold_rows(sum_t);
+  sum_product = fold_rows(sum_product);
+  const std::int64_t channel = at.channel - threadIdx.x + threadIdx.y;
+  if (threadIdx.x == 0 && channel < channels) {
+    sums_t[channel * nodes.per_channel + at.node] = sum_t;
+    sums_t_xhat[channel * nodes.per_channel + at.node] = sum_product;
+  }
+}
+
+// A block a channel: merges its nodes, then what follows from its sums.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    finish_sums(BatchNorm<T> call, Nodes nodes, Arithmetic<T>* sums_t, Arithmetic<T>* sums_t_xhat,
+                ChannelArrays<Arithmetic<T>> channels, ChannelVector<T> dweight, ChannelVector<T> dbias) {
+  using A = Arithmetic<T>;
+  const std::int64_t c = blockIdx.x;
+  A *ts = sums_t + c * nodes.per_channel, *products = sums_t_xhat + c * nodes.per_channel;
+  merge_nodes(nodes.per_channel, [&](std::int64_t left, std::int64_t right, std::int64_t) {
+    ts[left] += ts[right];
+    products[left] += products[right];
+  });
+  if (threadIdx.x != 0) return;
+  const A n = static_cast<A>(call.shape.count());
+  const A sum_t = nodes.per_channel ? ts[0] : A(0), sum_t_xhat = nodes.per_channel ? products[0] : A(0);
+  const Channel<A> channel = channel_of(call, c);
+  dbias.set(c, sum_t);
+  dweight.set(c, sum_t_xhat);
+  channels.set(c, channel);
+  channels.scale[c] = channel.weight * channel.invstd;
+  channels.mean_t[c] = sum_t / n;
+  channels.mean_t_xhat[c] = sum_t_xhat / n;
+}
+
+template <int V, bool Relu, class T>
+__global__ void __launch_bounds__(kThreads)
+    input_gradient(const T* dy, const T* x, T* dx, std::int64_t n, bool training, ChannelIndex channel_index,
+                   ChannelArrays<Arithmetic<T>> channels) {
+  using A = Arithmetic<T>;
+  const std::int64_t begin = tile_begin();
+  if (begin >= n) return;
+  Tile<V, T> tile, inputs;
+  tile.load_from(dy, begin, n);
+  inputs.load_from(x, begin, n);
+#pragma unroll
+  for (int r = 0; r < tile.rounds; ++r) {
+    const std::int64_t i = tile.index(begin, r);
+    const std::int64_t first = i < n ? channel_index(i) : 0;
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      const std::int64_t c = channel_index.rows() ? first + j : first;
+      const Channel<A> channel = channels.get(c);
+      T& value = tile.packs[r].values[j];
+      const A xhat = normalized(widen(inputs.packs[r].values[j]), channel.mean, channel.invstd);
+      const A t = batch_norm_masked<Relu>(widen(value), xhat, channel.weight, channel.bias);
+      value = narrow<T>(
+          training ? batch_norm_input_gradient(t, xhat, channels.scale[c], channels.mean_t[c], channels.mean_t_xhat[c])
+                   : channels.scale[c] * t);
+    }
+    tile.store_round(dx, begin, n, r);
+  }
+}
+
+}  // namespace
+}  // namespace cuda
+
+namespace launch {
+
+using namespace cuda;
+
+template <class T>
+void batch_norm_backward(const Context& context, const BatchNorm<T>& call, const T* dy, const T* x, T* dx,
+                         ChannelVector<T> dweight, ChannelVector<T> dbias) {
+  using A = Arithmetic<T>;
+  const ChannelShape s = call.shape;
+  if (call.dropout != nullptr) {
+    dropout(context, dy, dx, s.size(), *call.dropout, false);
+    dy = dx;
+  }
+  Scratch scratch(context);
+  const Nodes nodes = nodes_of(s);
+  A* sums_t = scratch.take<A>(nodes.per_channel * s.channels);
+  A* sums_t_xhat = scratch.take<A>(nodes.per_channel * s.channels);
+  if (s.inner == 1) {
+    run(call.relu ? row_sums<true, T> : row_sums<false, T>, "batch norm backward, sums of rows", node_blocks(s, nodes),
+        node_threads(s), context, dy, x, call, nodes, sums_t, sums_t_xhat);
+  } else {
+    run(call.relu ? plane_sums<true, T> : plane_sums<false, T>, "batch norm backward, sums of planes",
+        node_blocks(s, nodes), node_threads(s), context, dy, x, call, Divider(s.inner, s.size()), nodes, sums_t,
+        sums_t_xhat);
+  }
+  const auto channels = take_channels<A>(scratch, s.channels, true);
+  run(finish_sums<T>, "batch norm backward, finish sums", s.channels, merge_threads(nodes.per_channel), context, call,
+      nodes, sums_t, sums_t_xhat, channels, dweight, dbias);
+  constexpr int V = kVector<T>;
+  const bool vectors = fits_vectors<T>(s) && is_aligned(dy) && is_aligned(x) && is_aligned(dx);
+  const auto kernel = vectors ? (call.relu ? input_gradient<V, true, T> : input_gradient<V, false, T>)
+                              : (call.relu ? input_gradient<1, true, T> : input_gradient<1, false, T>);
+  run(kernel, "batch norm backward, input gradient", tile_blocks(s.size()), dim3(kThreads), context, dy, x, dx,
+      s.size(), call.training, ChannelIndex(s), channels);
+}
+
+#define FUSEDSTEP_INSTANTIATE(T)                                                                                      \
+  template void batch_norm_backward<T>(const Context&, const BatchNorm<T>&, const T*, const T*, T*, ChannelVector<T>, \
+                                       ChannelVector<T>);
+FUSEDSTEP_TYPES(FUSEDSTEP_INSTANTIATE)
+
+}  // namespace launch
+}  // namespace fusedstep
