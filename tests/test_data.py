@@ -67,6 +67,17 @@ def test_epoch_advances_only_at_the_end_of_an_iteration():
     assert indices(batches) == first
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_what_the_batches_of_the_next_epoch_count(shuffle):
+    weights = np.linspace(0, 1, 20)
+    batches = MiniBatches(np.arange(20), weights, batch_size=6, shuffle=shuffle, last="merge")
+    assert (batches.smallest, batches.largest) == (6, 8)
+    for _ in range(2):
+        assert list(batches.totals()) == [6, 6, 8]
+        totals = list(batches.totals(weights))
+        assert totals == [np.sum(batch[1]) for batch in batches]
+
+
 def test_without_shuffle_batches_are_views_in_order():
     x = np.arange(6)
     batches = MiniBatches(x, batch_size=4, shuffle=False)

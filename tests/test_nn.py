@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError
@@ -487,6 +488,24 @@ def test_copies_are_whole_and_independent(duplicate):
     assert model.parameters()[0].array.any()
     with pytest.raises(RuntimeError):
         twin.backward(normal(5, 3, dtype=np.float64))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "CPU", None])
+def test_a_model_starts_on_the_cpu(device):
+    model = classifier()
+    parameters = model.parameters()
+    assert model.device == "cpu" and model.to("cpu") is model
+    assert all(p is q for p, q in zip(model.parameters(), parameters, strict=True))
+    with pytest.raises(ValueError, match=f"must be 'cpu', 'cuda' or 'cuda:<index>' but got {device!r}"):
+        model.to(device)
+
+
+def test_a_gpu_needs_cupy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    model = classifier()
+    with pytest.raises(ImportError, match=r"pip install 'fusedstep\[cuda\]'"):
+        model.to("cuda")
+    assert model.device == "cpu" and model.predict(normal(5, 4)).shape == (5, 3)
 
 
 # -- running statistics

@@ -200,6 +200,11 @@ def test_nonfinite_gradients_propagate_without_skipping():
     assert np.isnan(params[0].array[0, 0]) and np.isfinite(params[0].array[1:]).all()
 
 
+def test_a_step_of_the_cpu_is_not_captured():
+    with pytest.raises(ValueError, match=r"\[SGD\] 'capturable' needs parameters on a GPU: see Sequential\.to"):
+        optim.SGD(parameters(), capturable=True)
+
+
 def test_grad_multiplier():
     params, alone = parameters(), parameters()
     for p, scale, multiplier in [(params, 1024.0, 1 / 1024), (alone, 1.0, 1.0)]:

@@ -9,6 +9,7 @@ import pytest
 
 import small_problem as small
 from fusedstep import nn, optim
+from fusedstep._device import all_finite
 from fusedstep.callbacks import Callback
 from fusedstep.data import MiniBatches
 from fusedstep.metrics import accuracy
@@ -34,6 +35,14 @@ def test_history_rows():
     X, y = small.data()
     result = evaluate(model, small.LOSS, X[40:], y[40:], metrics=["accuracy"])
     assert result == {name: history.rows[-1][f"validation_{name}"] for name in ("loss", "accuracy")}
+
+
+def test_the_step_size_of_a_row_is_that_of_the_last_step():
+    X, y = small.data(40)
+    model = small.model()
+    optimizer = small.adam(model, lr=optim.schedules.inverse_time(0.1, 1.0))
+    history = fit(model, optimizer, small.LOSS, (X, y), epochs=2, batch_size=8, progress=False)
+    assert history.column("lr") == [0.1 / 5, 0.1 / 10] and optimizer.lr == 0.1 / 11
 
 
 def test_it_learns():
@@ -235,6 +244,12 @@ def test_progress_bar(progress, title, capsys):
             assert name in last
 
 
+def spoiled(array, value):
+    array = array.copy()
+    array[5, 1] = value
+    return array
+
+
 X, Y = small.data(8)
 DOUBLE = X.astype(np.float64)
 
@@ -257,6 +272,9 @@ DOUBLE = X.astype(np.float64)
         ({"validation": (DOUBLE, Y)}, TypeError, "float32"),
         ({"validation": (X[:, :1], Y)}, ValueError, "features"),
         ({"validation": (X, Y + 2)}, ValueError, "label"),
+        ({"train": (spoiled(X, np.nan), Y)}, ValueError, "'train X' holds NaN or infinity, first in sample 5"),
+        ({"validation": (spoiled(X, -np.inf), Y)}, ValueError, "'validation X' holds NaN or infinity"),
+        ({"train": (X, spoiled(X, np.nan))}, ValueError, "'train y' holds NaN or infinity"),
         ({"metrics": ["f2"]}, ValueError, "must be one of 'accuracy'"),
         ({"metrics": [3]}, TypeError, "__name__"),
         ({"metrics": ["accuracy", accuracy]}, ValueError, "already the name"),
@@ -298,6 +316,21 @@ def test_a_wrong_label_anywhere_is_refused_before_training(part, label):
     with pytest.raises(ValueError, match=f"'{part} y' has the label {label} at index 17 .* 0 ... 1"):
         fit(model, small.adam(model), small.LOSS, epochs=1, progress=False, **data)
     assert small.state(model) == before
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5])
+def test_a_wrong_target_of_the_sigmoid_loss_is_refused_before_training(value):
+    X, _ = small.data(40)
+    model = nn.Sequential(nn.Dense(2, 2))
+    target = spoiled(np.abs(X) % 1, value)
+    before = small.state(model)
+    with pytest.raises(ValueError, match=rf"'train y' must be in \[0, 1\] but holds {value} in sample 5"):
+        fit(model, small.adam(model), nn.SigmoidCrossEntropy(), (X, target), epochs=1, progress=False)
+    assert small.state(model) == before
+
+
+def test_values_whose_sum_overflows_are_finite():
+    assert all_finite(np.full(8, 3e38, np.float32)) and not all_finite(np.array([1.0, np.inf, -np.inf]))
 
 
 def test_models_without_running_statistics():

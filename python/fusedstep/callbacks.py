@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import _checks
+from ._device import all_finite
 from .reference.scalars import check_integer, check_range
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class EarlyStopping(Callback):
         Stop after this many epochs in a row without improvement; at least 1.
     restore_best : bool
         At the end of training, however it came, put the parameters and the buffers (running statistics) of
-        the best epoch back into the model.
+        the best epoch back into the model. Until then they are kept in the host's memory.
     monitor : str
         A column of the history.
     mode : {"min", "max"}
@@ -174,7 +175,8 @@ class StopOnNaN(Callback):
 
     The loss is looked at before each step, so the model keeps the parameters that it had; parameters and
     buffers are looked at after each epoch. `history.stopped_by` names the first place, in the order in which
-    values flow: the batch, the parameters and buffers in the order of the layers, the gradients.
+    values flow: the batch, the parameters and buffers in the order of the layers, the gradients. On a GPU each
+    look at the loss waits for the device.
     """
 
     def before_step(self, run: Run) -> None:
@@ -214,4 +216,4 @@ def _model_values(model):
 
 
 def _first_nonfinite(named) -> str | None:
-    return next((name for name, array in named if array.dtype.kind == "f" and not np.isfinite(array).all()), None)
+    return next((name for name, array in named if array.dtype.kind == "f" and not all_finite(array)), None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 
 from . import _checks
+from ._device import as_array, describe, device_of
 from ._random import generator
 from .reference.scalars import check_integer
 
@@ -26,7 +27,8 @@ class MiniBatches:
     Parameters
     ----------
     *arrays : array_like
-        The samples, their targets, their weights ...; axis 0 counts the samples in each.
+        The samples, their targets, their weights ...; axis 0 counts the samples in each. CuPy arrays stay where they
+        are, all of them on one device; batches are drawn there.
     batch_size : int or None
         Samples in a batch. 1 is one example at a time, None the full batch; more than there are samples is
         the full batch, too.
@@ -39,7 +41,8 @@ class MiniBatches:
         What becomes of a remainder smaller than `batch_size`: its own small batch, nothing, or a part of the
         batch before it (batch normalization needs more than one sample, which "merge" sees to).
     prefetch : int
-        How many batches a background thread gathers ahead. 0 gathers each when it is asked for.
+        How many batches a background thread gathers ahead. 0 gathers each when it is asked for, which CuPy arrays
+        always do.
 
     Attributes
     ----------
@@ -48,12 +51,14 @@ class MiniBatches:
     n_samples : int
     smallest : int
         How many samples the smallest batch of an epoch has.
+    largest : int
+        How many the largest one has.
     arrays : tuple of ndarray
 
     Raises
     ------
     TypeError, ValueError
-        An argument is of the wrong type or out of range, an array is empty, or lengths differ.
+        An argument is of the wrong type or out of range, an array is empty, lengths differ, or devices differ.
 
     Examples
     --------
@@ -77,7 +82,14 @@ class MiniBatches:
     def __init__(self, *arrays, batch_size: int | None, shuffle: bool = True, seed: int = 0, last="keep", prefetch=0):
         if not arrays:
             raise TypeError("[MiniBatches] needs at least one array")
-        self.arrays = tuple(np.asarray(array) for array in arrays)
+        self.arrays = tuple(as_array(array) for array in arrays)
+        self._device = device_of(self.arrays[0])
+        for i, array in enumerate(self.arrays):
+            if not self._device.holds(array):
+                raise TypeError(
+                    f"[MiniBatches] 'arrays[0]' is {self._device.kind} but 'arrays[{i}]' is {describe(array)}: "
+                    "all must be NumPy arrays, or CuPy arrays on one device"
+                )
         self.n_samples = _checks.same_length(
             "MiniBatches", {f"arrays[{i}]": array for i, array in enumerate(self.arrays)}
         )
@@ -90,18 +102,39 @@ class MiniBatches:
         self.prefetch = check_integer("MiniBatches", "prefetch", prefetch, 0)
         self.epoch = 0
         self._bounds = self._cut()
-        self.smallest = min(stop - start for start, stop in self._bounds)
+        sizes = [stop - start for start, stop in self._bounds]
+        self.smallest, self.largest = min(sizes), max(sizes)
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
         return len(self._bounds)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
+        return self.gathered(self._gather)
+
+    def gathered(self, gather: Callable) -> Iterator:
+        """The batches of an epoch, each ``gather(order, (start, stop))``: those samples of `order`, None for all in
+        their own order. With `prefetch` the calls come from a background thread, one at a time and in order.
+        """
         epoch = self.epoch
-        order = self.order(epoch) if self.shuffle else None
-        gather = partial(self._gather, order)
-        yield from self._gather_ahead(gather) if self.prefetch else map(gather, self._bounds)
+        order = None
+        if self.shuffle:
+            with self._device.active():
+                order = self._device.xp.asarray(self.order(epoch))
+        gather = partial(gather, order)
+        ahead = self.prefetch and self._device.xp is np
+        yield from self._gather_ahead(gather) if ahead else map(gather, self._bounds)
         self.epoch = epoch + 1
+
+    def totals(self, weights: np.ndarray | None = None) -> Iterator[float]:
+        """What each batch of the next epoch counts: its samples, or the sum of their `weights`, a NumPy array."""
+        order = self.order(self.epoch) if self.shuffle and weights is not None else None
+        for start, stop in self._bounds:
+            if weights is None:
+                yield stop - start
+            else:
+                part = weights[start:stop] if order is None else weights[order[start:stop]]
+                yield float(np.sum(part, dtype=np.float64))
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration yield the given epoch (from 0)."""
@@ -150,7 +183,9 @@ class MiniBatches:
         start, stop = bounds
         if order is None:
             return tuple(array[start:stop] for array in self.arrays)
-        return tuple(np.take(array, order[start:stop], axis=0) for array in self.arrays)
+        take, indices = self._device.xp.take, order[start:stop]
+        with self._device.active():
+            return tuple(take(array, indices, axis=0) for array in self.arrays)
 
     def _gather_ahead(self, gather) -> Iterator[tuple[np.ndarray, ...]]:
         waiting = deque()

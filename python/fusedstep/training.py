@@ -8,20 +8,21 @@ import signal
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from . import _checks
 from . import metrics as _metrics
+from ._device import as_host, get_device, loss_value
+from ._training_checks import check_arrays, check_finite, check_objects, try_out
+from ._transfer import batches_on
 from .callbacks import Callback
 from .checkpoint import TrainingState
 from .data import MiniBatches
 from .history import History
-from .nn.losses import Loss
 from .reference.scalars import check_integer
 
 _EVALUATION_BATCH = 1024
@@ -48,9 +49,9 @@ class Run:
     batch_index : int
         The running batch of the epoch, from 0.
     batch : tuple of ndarray
-        Its arrays.
+        Its arrays, on the model's device; those that `fit` copied to a GPU are overwritten by later batches.
     batch_loss : float
-        Its loss, before the step.
+        Its loss, before the step. On a GPU reading it waits for the device.
     stop : bool
         Set it to end the run after this batch or epoch.
     """
@@ -65,8 +66,13 @@ class Run:
     epoch: int = 0
     batch_index: int = 0
     batch: tuple[np.ndarray, ...] = ()
-    batch_loss: float = math.nan
     stop: bool = False
+    _loss_value: Any = field(default=math.nan, init=False, repr=False)  # a float, or an array that no one has read
+    _lr: Any = field(default=None, init=False, repr=False)  # of the epoch's last step so far; likewise
+
+    @property
+    def batch_loss(self) -> float:
+        return float(self._loss_value)
 
 
 def fit(
@@ -94,14 +100,16 @@ def fit(
     Parameters
     ----------
     model : Sequential
-        Changed in place.
+        Changed in place. On a GPU (`Sequential.to`) batches are copied there ahead of their use, and no batch waits
+        for the device.
     optimizer
-        Made for ``model.parameters()``.
+        Made for ``model.parameters()``, after the model was put on its device.
     loss : callable
         ``loss(output, target, weights=None) -> (value, gradient)``, such as `fusedstep.nn.SoftmaxCrossEntropy()`.
     train, validation : tuple or MiniBatches
-        ``(X, y)`` or ``(X, y, weights)``. As `train`, MiniBatches bring their own batch size, seed, order and
-        remainder; of those for `validation` the arrays alone are used.
+        ``(X, y)`` or ``(X, y, weights)``: NumPy arrays, or for a model on a GPU CuPy arrays there. As `train`,
+        MiniBatches bring their own batch size, seed, order and remainder; of those for `validation` the arrays alone
+        are used.
     epochs : int
         How many times to go through the training data, those of a resumed run included; at least 1.
     batch_size : int or None
@@ -129,8 +137,9 @@ def fit(
     Raises
     ------
     TypeError, ValueError
-        An argument is wrong, a label is no class of the model, or a batch would be too small for batch
-        normalization. All are checked, and two samples of each data set are tried, before the model is changed.
+        An argument is wrong, X or y holds NaN or infinity, a label is no class of the model, or a batch would be too
+        small for batch normalization. All are checked, and two samples of each data set are tried, before the model is
+        changed.
 
     Examples
     --------
@@ -147,9 +156,9 @@ def fit(
     """
     epochs = check_integer("fit", "epochs", epochs, 1)
     batches = _training_batches(train, batch_size, shuffle=shuffle, seed=seed, last=last, prefetch=prefetch)
-    held_out = None if validation is None else _arrays("validation", validation)
+    held_out = None if validation is None else check_arrays("validation", validation)
     measured = _metrics.resolve(metrics)
-    _check_objects(model, optimizer, loss)
+    check_objects(model, optimizer, loss)
     run = Run(model, optimizer, loss, batches, History(), _columns(held_out is not None, measured))
     run.callbacks = _in_order(callbacks)
     if measured and held_out is None:
@@ -157,12 +166,14 @@ def fit(
     model.check_training_shape((batches.smallest, *batches.arrays[0].shape[1:]))
     for name, arrays in (("train", batches.arrays), ("validation", held_out)):
         if arrays is not None:
-            _try(model, loss, name, *arrays)
+            check_finite(name, *arrays[:2])
+            try_out(model, loss, name, *arrays)
     for callback in run.callbacks:
         callback.on_train_begin(run)
     if resume is not None:
         _resume(run, resume)
-    _loop(run, epochs, held_out, measured, progress)
+    with get_device(model.device).active():
+        _loop(run, epochs, held_out, measured, progress)
     for callback in run.callbacks:
         callback.on_train_end(run)
     return run.history
@@ -196,57 +207,53 @@ def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | N
         An array is empty, or lengths differ.
     """
     arrays = (X, y) if weights is None else (X, y, weights)
-    arrays = _arrays("data", arrays, where="evaluate")
+    arrays = check_arrays("data", arrays, where="evaluate")
     measured = _metrics.resolve(metrics)
-    outputs, targets, losses = [], [], _Mean()
-    for x, *target in MiniBatches(*arrays, batch_size=batch_size, shuffle=False, last="merge"):
-        output = model.predict(x)
-        if _counts(*target):
-            losses.add(loss(output, *target)[0], *target)
-        if measured:
-            outputs.append(output)
-            targets.append(target[0])
-    result = {"loss": losses.value}
+    outputs, losses = [], _Mean()
+    batches = MiniBatches(*arrays, batch_size=batch_size, shuffle=False, last="merge")
+    totals = batches.totals(_host_weights(arrays))
+    device = get_device(model.device)
+    with device.active(), closing(batches_on(device, batches)) as on_device:
+        for (x, *target), total in zip(on_device, totals, strict=True):
+            output = model.predict(x)
+            if total:
+                losses.add(loss_value(loss(output, *target)[0]), total)
+            if measured:
+                outputs.append(as_host(output))
+        result = {"loss": losses.value}
     if measured:
-        output, target = np.concatenate(outputs), np.concatenate(targets)
+        output, target = np.concatenate(outputs), as_host(arrays[1])
         result |= {name: float(metric(target, output)) for name, metric in measured.items()}
     return result
 
 
 def predict(model, X, *, batch_size: int | None = _EVALUATION_BATCH) -> np.ndarray:
-    """The model's outputs in evaluation mode, computed a batch at a time; a remainder joins the batch before it."""
+    """The model's outputs in evaluation mode, a NumPy array computed a batch at a time on the model's device.
+
+    A remainder joins the batch before it.
+    """
     batches = MiniBatches(X, batch_size=batch_size, shuffle=False, last="merge")
-    return np.concatenate([model.predict(x) for (x,) in batches])
+    return np.concatenate([as_host(model.predict(x)) for (x,) in batches_on(get_device(model.device), batches)])
 
 
-def _try(model, loss, name: str, x, target, weights=None) -> None:
-    """Raise what would be raised in the midst of training."""
-    # Two samples: batch normalization without running statistics takes no single one.
-    output = model.predict(x[:2])
-    loss(output, target[:2])
-    if isinstance(loss, Loss):
-        loss.check_target(f"{name} y", target, output.shape)
+def _host_weights(arrays) -> np.ndarray | None:
+    return as_host(arrays[2]) if len(arrays) == 3 else None
 
 
 class _Mean:
-    """The mean loss over samples, from the means of batches."""
+    """The mean loss over samples, from the means of batches; on a GPU summed there, until `value` is read."""
 
     def __init__(self):
         self._total = self._weight = 0.0
 
-    def add(self, value: float, target, weights=None) -> None:
-        weight = len(target) if weights is None else float(np.sum(weights, dtype=np.float64))
-        self._total += value * weight
+    def add(self, value, weight: float) -> None:
+        """A batch's mean, a float or a 0-d array, and what the batch counts."""
+        self._total = self._total + value * weight
         self._weight += weight
 
     @property
     def value(self) -> float:
-        return self._total / self._weight if self._weight else math.nan
-
-
-def _counts(target, weights=None) -> bool:
-    """Whether a batch has a sample of weight above 0; without one it has neither loss nor gradient."""
-    return weights is None or bool(np.any(weights))
+        return float(self._total / self._weight) if self._weight else math.nan
 
 
 def _loop(run: Run, epochs: int, held_out, measured, progress) -> None:
@@ -265,7 +272,8 @@ def _loop(run: Run, epochs: int, held_out, measured, progress) -> None:
                 if held_out is not None:
                     result = evaluate(run.model, run.loss, *held_out, metrics=measured.values())
                     row |= {f"validation_{name}": value for name, value in result.items()}
-                row |= {"lr": float(run.optimizer.lr), "seconds": time.perf_counter() - start}
+                lr = float(run.optimizer.lr if run._lr is None else run._lr)
+                row |= {"lr": lr, "seconds": time.perf_counter() - start}
                 run.history.rows.append(row)
                 bar.set_postfix(_shown(row), refresh=False)
                 for callback in run.callbacks:
@@ -277,25 +285,29 @@ def _loop(run: Run, epochs: int, held_out, measured, progress) -> None:
 def _train_epoch(run: Run, bar) -> float | None:
     """Train one epoch and give its mean loss; None when it was broken off."""
     losses = _Mean()
-    for index, batch in enumerate(run.batches):
-        run.batch_index, run.batch = index, batch
-        x, *target = batch
-        if not _counts(*target):
+    totals = run.batches.totals(_host_weights(run.batches.arrays))
+    run._lr = None
+    with closing(batches_on(get_device(run.model.device), run.batches)) as batches:
+        for index, (batch, total) in enumerate(zip(batches, totals, strict=True)):
+            run.batch_index, run.batch = index, batch
+            if not total:  # no sample of weight above 0: there is neither loss nor gradient
+                bar.update()
+                continue
+            x, *target = batch
+            output = run.model.forward(x, training=True)
+            value, gradient = run.loss(output, *target)
+            run.model.backward(gradient, input_gradient=False)
+            run._loss_value = loss_value(value)
+            for callback in run.callbacks:
+                callback.before_step(run)
+            if run.stop:
+                return None
+            run._lr = run.optimizer.lr
+            run.optimizer.step()
+            losses.add(run._loss_value, total)
             bar.update()
-            continue
-        output = run.model.forward(x, training=True)
-        value, gradient = run.loss(output, *target)
-        run.model.backward(gradient, input_gradient=False)
-        run.batch_loss = float(value)
-        for callback in run.callbacks:
-            callback.before_step(run)
-        if run.stop:
-            return None
-        run.optimizer.step()
-        losses.add(run.batch_loss, *target)
-        bar.update()
-        if run.history.interrupted:
-            return None
+            if run.history.interrupted:
+                return None
     return losses.value
 
 
@@ -335,38 +347,8 @@ def _resume(run: Run, path) -> None:
 
 
 def _training_batches(train, batch_size, **options) -> MiniBatches:
-    arrays = _arrays("train", train)
+    arrays = check_arrays("train", train)
     return train if isinstance(train, MiniBatches) else MiniBatches(*arrays, batch_size=batch_size, **options)
-
-
-def _arrays(name: str, data, where: str = "fit") -> tuple[np.ndarray, ...]:
-    """(X, y) or (X, y, weights), checked."""
-    arrays = data.arrays if isinstance(data, MiniBatches) else data
-    if not isinstance(arrays, (tuple, list)) or len(arrays) not in (2, 3):
-        got = f"{len(arrays)} arrays" if isinstance(arrays, (tuple, list)) else type(arrays).__name__
-        raise TypeError(f"[{where}] '{name}' must be (X, y), (X, y, weights) or MiniBatches of these but got {got}")
-    arrays = tuple(np.asarray(array) for array in arrays)
-    _checks.same_length(where, {f"{name} {part}": a for part, a in zip(("X", "y", "weights"), arrays, strict=False)})
-    if len(arrays) == 3:
-        _check_weights(f"[{where}] '{name} weights'", arrays[2])
-    return arrays
-
-
-def _check_weights(name: str, weights: np.ndarray) -> None:
-    if weights.ndim != 1:
-        raise ValueError(f"{name} must be one number a sample but has shape {weights.shape}")
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
-        raise ValueError(f"{name} must be finite and not negative, and not all zero")
-
-
-def _check_objects(model, optimizer, loss) -> None:
-    if isinstance(loss, type) or not callable(loss):
-        raise TypeError(f"[fit] 'loss' must be a loss such as fusedstep.nn.SoftmaxCrossEntropy() but got {loss!r}")
-    if isinstance(optimizer, type) or not hasattr(optimizer, "step"):
-        raise TypeError(f"[fit] 'optimizer' must be one made for model.parameters() but got {optimizer!r}")
-    stepped = {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
-    if stepped and stepped.isdisjoint(map(id, model.parameters())):
-        raise ValueError("[fit] 'optimizer' was made for another model: make it for this model.parameters()")
 
 
 def _in_order(callbacks) -> list[Callback]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import ops
-from .._arena import aligned_zeros
+from .._device import Device
 from .layers import Activation, BatchNorm, Dense, Dropout, Flatten, Layer, ReLU
 from .parameter import Parameter
 
@@ -49,13 +49,14 @@ class Placed:
 class _Workspace:
     """Memory that grows to the largest batch seen; a smaller last batch of an epoch uses its front."""
 
-    def __init__(self):
-        self._store = np.empty(0)
+    def __init__(self, device: Device):
+        self._device = device
+        self._store: np.ndarray | None = None
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         size = math.prod(shape)
-        if self._store.size < size or self._store.dtype != dtype:
-            self._store = aligned_zeros(size, dtype)
+        if self._store is None or self._store.size < size or self._store.dtype != dtype:
+            self._store = self._device.zeros(size, dtype)
         return self._store[:size].reshape(shape)
 
 
@@ -96,7 +97,8 @@ class DenseStage(Stage):
 
     has_parameters = True
 
-    def __init__(self, dense: Placed, activation: Activation | None):
+    def __init__(self, dense: Placed, activation: Activation | None, device: Device):
+        self.matmul = device.xp.matmul
         self.weight, self.weight_grad = dense.array("weight"), dense.grad("weight")
         self.weight_t = self.weight.T
         self.bias, self.bias_grad = dense.array("bias"), dense.grad("bias")
@@ -108,7 +110,7 @@ class DenseStage(Stage):
         self.keeps_input = self.function == "gelu"
         self.output_free = self.function in ("identity", "gelu")
         self.x = None
-        self._z, self._y, self._dx = _Workspace(), _Workspace(), _Workspace()
+        self._z, self._y, self._dx = _Workspace(device), _Workspace(device), _Workspace(device)
 
     def allocate(self, x_shape, y_shape, dtype):
         self.z = self._z.array(y_shape, dtype)
@@ -117,7 +119,7 @@ class DenseStage(Stage):
 
     def forward(self, x, offset):
         self.x = x
-        z = np.matmul(x, self.weight, out=self.z)
+        z = self.matmul(x, self.weight, out=self.z)
         if self.keeps_input:
             if self.has_bias:
                 ops.bias_activation(z, self.bias, out=z)
@@ -137,13 +139,13 @@ class DenseStage(Stage):
                 dx=dy,
                 dbias=self.bias_grad,
             )
-        np.matmul(self.x.T, dy, out=self.weight_grad)
+        self.matmul(self.x.T, dy, out=self.weight_grad)
         self.x = None
         # The gradient by the model's input is rarely asked for, so it has no memory of its own.
-        return np.matmul(dy, self.weight_t, out=self.dx) if input_gradient else None
+        return self.matmul(dy, self.weight_t, out=self.dx) if input_gradient else None
 
     def evaluate(self, x):
-        z = np.matmul(x, self.weight)
+        z = self.matmul(x, self.weight)
         if self.has_epilogue:
             ops.bias_activation(z, self.bias, activation=self.function, negative_slope=self.slope, out=z)
         return z
@@ -152,9 +154,9 @@ class DenseStage(Stage):
 class BatchNormStage(Stage):
     """BatchNorm, and the ReLU and the Dropout after it."""
 
-    def __init__(self, norm: Placed, relu: bool, dropout: Placed | None, seed: int):
+    def __init__(self, norm: Placed, relu: bool, dropout: Placed | None, seed: int, device: Device):
         layer = norm.layer
-        self.name = str(norm)
+        self.name, self.device = str(norm), device
         self.has_parameters = layer.affine
         self.weight, self.weight_grad = norm.array("weight"), norm.grad("weight")
         self.bias, self.bias_grad = norm.array("bias"), norm.grad("bias")
@@ -168,7 +170,7 @@ class BatchNormStage(Stage):
         self.p = dropout.layer.p if dropout else 0.0
         self.dropouts_before = dropout.dropouts_before if dropout else 0
         self.x = self.saved = None
-        self._y = _Workspace()
+        self._y = _Workspace(device)
 
     def check(self, x_shape):
         # The kernel refuses this too, but only after the layers before it have updated their statistics.
@@ -182,6 +184,8 @@ class BatchNormStage(Stage):
         self.y = self._y.array(y_shape, dtype)
 
     def forward(self, x, offset):
+        if self.counts_batches and self.device.is_capturing():  # a replay would repeat one number of batches
+            raise RuntimeError(f"{self.name} with momentum=None counts batches, so its training pass is not captured")
         y, self.saved = ops.batch_norm(
             x,
             self.weight,
@@ -225,12 +229,12 @@ class BatchNormStage(Stage):
 class ActivationStage(Stage):
     """An activation on its own."""
 
-    def __init__(self, layer: Activation):
+    def __init__(self, layer: Activation, device: Device):
         self.function, self.slope = layer.function, layer.negative_slope
         self.keeps_input = self.function == "gelu"
         self.output_free = self.keeps_input
         self.saved = None
-        self._y = _Workspace()
+        self._y = _Workspace(device)
 
     def allocate(self, x_shape, y_shape, dtype):
         overwrite = self.in_place and not self.keeps_input
@@ -257,13 +261,13 @@ class ActivationStage(Stage):
 class DropoutStage(Stage):
     """Dropout, and the ReLU before it. Evaluation leaves Dropout out, so it has no such stage."""
 
-    def __init__(self, dropout: Placed, relu: bool, seed: int):
+    def __init__(self, dropout: Placed, relu: bool, seed: int, device: Device):
         self.p, self.seed, self.relu = dropout.layer.p, seed, relu
         self.dropouts_before = dropout.dropouts_before
         self.output_free = not relu
         self.offset = 0
         self.saved = None
-        self._y = _Workspace()
+        self._y = _Workspace(device)
 
     def allocate(self, x_shape, y_shape, dtype):
         self.y = None if self.in_place else self._y.array(y_shape, dtype)
@@ -301,33 +305,33 @@ def _take(queue: deque[Placed], kind: type[Layer]) -> Placed | None:
     return queue.popleft() if queue and isinstance(queue[0].layer, kind) else None
 
 
-def _next_stage(queue: deque[Placed], seed: int) -> Stage:
+def _next_stage(queue: deque[Placed], seed: int, device: Device) -> Stage:
     placed = queue.popleft()
     layer = placed.layer
     if isinstance(layer, Dense):
         # A ReLU before a Dropout is left to the dropout: that saves a pass over the gradient.
         dropout_next = len(queue) > 1 and isinstance(queue[0].layer, ReLU) and isinstance(queue[1].layer, Dropout)
         activation = None if dropout_next else _take(queue, Activation)
-        return DenseStage(placed, activation and activation.layer)
+        return DenseStage(placed, activation and activation.layer, device)
     if isinstance(layer, BatchNorm):
         relu = _take(queue, ReLU) is not None
-        return BatchNormStage(placed, relu, _take(queue, Dropout), seed)
+        return BatchNormStage(placed, relu, _take(queue, Dropout), seed, device)
     if isinstance(layer, Dropout):
-        return DropoutStage(placed, False, seed)
+        return DropoutStage(placed, False, seed, device)
     if isinstance(layer, ReLU) and (dropout := _take(queue, Dropout)):
-        return DropoutStage(dropout, True, seed)
-    return FlattenStage() if isinstance(layer, Flatten) else ActivationStage(layer)
+        return DropoutStage(dropout, True, seed, device)
+    return FlattenStage() if isinstance(layer, Flatten) else ActivationStage(layer, device)
 
 
-def make_stages(placed: Iterable[Placed], seed: int, *, training: bool) -> list[Stage]:
-    """The stages that run `placed` layers, for training or for evaluation."""
+def make_stages(placed: Iterable[Placed], seed: int, device: Device, *, training: bool) -> list[Stage]:
+    """The stages that run `placed` layers, whose arrays are on `device`, for training or for evaluation."""
     queue = deque(p for p in placed if training or not isinstance(p.layer, Dropout))
     stages = []
     free = False  # the model's input belongs to the caller
     while queue:
         first = queue[0].index
         covered = len(queue)
-        stage = _next_stage(queue, seed)
+        stage = _next_stage(queue, seed, device)
         stage.first, stage.stop = first, first + covered - len(queue)
         stage.in_place = free
         if isinstance(stage, FlattenStage):

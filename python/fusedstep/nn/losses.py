@@ -10,7 +10,11 @@ from .. import ops
 
 
 class Loss:
-    """Base of the losses: ``loss(output, target, weights=None) -> (value, gradient)``."""
+    """Base of the losses: ``loss(output, target, weights=None) -> (value, gradient)``.
+
+    On arrays of a GPU the value is a 0-d float64 array there, which nothing has waited for; labels must be int64 and
+    weights float64. A target out of range cannot be refused without waiting: it makes loss and gradient NaN.
+    """
 
     name: ClassVar[str]
     """What histories and saved files call it."""
@@ -130,6 +134,12 @@ class SigmoidCrossEntropy(Loss):
     def __call__(self, output, target, weights=None) -> tuple[float, np.ndarray]:
         _require_same_shape(output, target)
         return ops.sigmoid_cross_entropy(output, target, weights)
+
+    def check_target(self, name, target, output_shape):
+        inside = (target >= 0) & (target <= 1)
+        if not inside.all():
+            index = np.argwhere(~inside)[0].tolist()
+            raise ValueError(f"'{name}' must be in [0, 1] but holds {target[tuple(index)]} in sample {index[0]}")
 
 
 class MeanSquaredError(Loss):

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from .._arena import aligned_zeros, padded
+from .._arena import padded
+from .._device import CPU, Device
 
 
 @dataclass(eq=False)
@@ -18,9 +19,9 @@ class Parameter:
     Parameters
     ----------
     array : ndarray
-        The values, float32 or float64; optimizers write into it.
+        The values, float32 or float64, in NumPy's memory or CuPy's; optimizers write into it.
     grad : ndarray
-        Its gradient, same shape and dtype; `backward` writes into it.
+        Its gradient, same shape, dtype and device; `backward` writes into it.
     name : str
         Unique within a model; optimizer states are keyed by it.
     """
@@ -45,12 +46,13 @@ class Arena:
     The padding between arrays has gradient 0 and no meaning.
     """
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], dtype):
+    def __init__(self, shapes: dict[str, tuple[int, ...]], dtype, device: Device = CPU):
+        self.shapes = shapes
         edges = [0]
         for shape in shapes.values():
             edges.append(edges[-1] + padded(math.prod(shape), dtype))
-        self.array = aligned_zeros(edges[-1], dtype)
-        self.grad = aligned_zeros(edges[-1], dtype)
+        self.array = device.zeros(edges[-1], dtype)
+        self.grad = device.zeros(edges[-1], dtype)
         self.parameters: list[Parameter] = []
         for (name, shape), (start, stop) in zip(shapes.items(), pairwise(edges), strict=True):
             values = slice(start, start + math.prod(shape))
@@ -62,3 +64,10 @@ class Arena:
                     (self, start, stop),
                 )
             )
+
+    def copy_to(self, device: Device) -> Arena:
+        """An arena on `device` with the same values and gradients, and parameters of its own."""
+        other = Arena(self.shapes, self.array.dtype, device)
+        device.write(other.array, self.array)
+        device.write(other.grad, self.grad)
+        return other

@@ -6,6 +6,8 @@ from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
+from .. import backend
+from .._device import CPU, Device, as_host, describe, device_of, get_device, host_copy, is_cupy
 from .._random import generator
 from ..reference.scalars import check_integer
 from .fusion import Placed, make_stages
@@ -66,6 +68,8 @@ class Sequential:
     layers : tuple of Layer
     seed : int
     dtype : numpy.dtype
+    device : str
+        "cpu", or "cuda:<index>" after `to`: inputs and outputs are CuPy arrays then.
     random_offset : int
         Where the random numbers of the next training pass start. The k-th Dropout uses
         ``random_offset + k``; each training pass moves it on by the number of Dropout layers.
@@ -84,7 +88,7 @@ class Sequential:
     Notes
     -----
     After ``forward(x)`` the model keeps a reference to `x` until ``backward``: do not change `x` in
-    between. Copying and pickling keep parameters, buffers and `random_offset`, but no gradients and no
+    between. Copying and pickling keep parameters, buffers, `random_offset` and the device, but no gradients and no
     pending backward pass.
 
     Examples
@@ -108,19 +112,13 @@ class Sequential:
         if self.dtype not in _DTYPES:
             raise TypeError(f"[Sequential] 'dtype' must be float32 or float64 but got {self.dtype}")
         self.layers = layers
-        self._place_layers()
-        self._training_stages = make_stages(self._placed, self.seed, training=True)
-        self._evaluation_stages = make_stages(self._placed, self.seed, training=False)
-        self._evaluation_is_view = not any(stage.output_free for stage in self._evaluation_stages)
-        self._split_backward()
         self._n_dropouts = sum(isinstance(layer, Dropout) for layer in layers)
         self._random_offset = 0
-        self._planned: tuple[int, ...] | None = None
-        self._pending: tuple[int, ...] | None = None
+        self._place_layers(*self._starting_values(), CPU)
         _models.update(dict.fromkeys(layers, ref(self)))
 
-    def _place_layers(self) -> None:
-        """Make the arenas, and hand each layer its arrays."""
+    def _starting_values(self) -> tuple[Arena, dict[str, np.ndarray]]:
+        """The arena and the buffers of a new model."""
         arena = Arena(
             {
                 f"{index}.{name}": shape
@@ -129,19 +127,31 @@ class Sequential:
             },
             self.dtype,
         )
-        self._parameters = arena.parameters
-        self._buffers: dict[str, np.ndarray] = {}
-        self._placed: list[Placed] = []
+        waiting = iter(arena.parameters)
+        buffers: dict[str, np.ndarray] = {}
+        for index, layer in enumerate(self.layers):
+            arrays = {name: next(waiting).array for name in layer.parameter_shapes()}
+            layer.start(arrays, generator(self.seed, "weights", index))
+            buffers |= {f"{index}.{name}": buffer for name, buffer in layer.buffers(self.dtype).items()}
+        return arena, buffers
+
+    def _place_layers(self, arena: Arena, buffers: dict[str, np.ndarray], device: Device) -> None:
+        """Hand each layer its arrays, which are on `device`, and make the stages that run on them."""
+        self._device, self._arena, self._parameters, self._buffers = device, arena, arena.parameters, buffers
+        placed = []
         waiting = iter(arena.parameters)
         dropouts = 0
         for index, layer in enumerate(self.layers):
             parameters = {name: next(waiting) for name in layer.parameter_shapes()}
-            arrays = {name: parameter.array for name, parameter in parameters.items()}
-            layer.start(arrays, generator(self.seed, "weights", index))
-            buffers = layer.buffers(self.dtype)
-            self._buffers |= {f"{index}.{name}": buffer for name, buffer in buffers.items()}
-            self._placed.append(Placed(index, layer, parameters, buffers, dropouts))
+            own = {name: buffers[f"{index}.{name}"] for name in layer.buffers(self.dtype)}
+            placed.append(Placed(index, layer, parameters, own, dropouts))
             dropouts += isinstance(layer, Dropout)
+        self._training_stages = make_stages(placed, self.seed, device, training=True)
+        self._evaluation_stages = make_stages(placed, self.seed, device, training=False)
+        self._evaluation_is_view = not any(stage.output_free for stage in self._evaluation_stages)
+        self._split_backward()
+        self._planned: tuple[int, ...] | None = None
+        self._pending: tuple[int, ...] | None = None
 
     def _split_backward(self) -> None:
         """Stages in the order of backward: above the lowest one with parameters, that one, and those below."""
@@ -150,6 +160,52 @@ class Sequential:
         self._upper, self._lowest, self._lower = stages[:lowest:-1], stages[lowest], stages[:lowest][::-1]
 
     # -- what it is made of
+
+    @property
+    def device(self) -> str:
+        return self._device.name
+
+    def to(self, device: str) -> Sequential:
+        """Move parameters, gradients and buffers to another device, in place; a pending backward pass is dropped.
+
+        Optimizers come after this: one that was made before keeps the arrays of the old device, and `fusedstep.fit`
+        refuses it. So do lists that `parameters` gave before. Counters of batches stay on the host.
+
+        Parameters
+        ----------
+        device : str
+            "cpu", "cuda" (the current CUDA device) or "cuda:<index>". On a CUDA device the model takes and gives
+            CuPy arrays, matrix products are CuPy's, and nothing in a training pass waits for the device.
+
+        Returns
+        -------
+        Sequential
+            The model itself.
+
+        Raises
+        ------
+        ValueError
+            There is no such device.
+        ImportError
+            CuPy is missing.
+        RuntimeError
+            CuPy finds no CUDA device, or there are no CUDA kernels: the build has none, or FUSEDSTEP_BACKEND=reference
+            was asked for.
+
+        Examples
+        --------
+        >>> from fusedstep.nn import Dense, Sequential
+        >>> Sequential(Dense(2, 3)).to("cpu").device
+        'cpu'
+        """
+        new = get_device(device)
+        if new.name != self.device:
+            if new is not CPU and backend.cuda() is None:
+                raise RuntimeError(f"a model cannot go to {new.name} with FUSEDSTEP_BACKEND=reference")
+            # An integer is a count that the host keeps, so that no pass has to wait for it.
+            buffers = {name: b if b.dtype.kind == "i" else new.put(b) for name, b in self._buffers.items()}
+            self._place_layers(self._arena.copy_to(new), buffers, new)
+        return self
 
     @property
     def random_offset(self) -> int:
@@ -175,7 +231,7 @@ class Sequential:
         return {parameter.name: parameter.array for parameter in self._parameters} | self._buffers
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters and buffers, by name.
+        """Copies of all parameters and buffers, by name: NumPy arrays, wherever the model is.
 
         Examples
         --------
@@ -183,7 +239,7 @@ class Sequential:
         >>> sorted(Sequential(BatchNorm(3)).state_dict())
         ['0.bias', '0.num_batches_tracked', '0.running_mean', '0.running_var', '0.weight']
         """
-        return {name: array.copy() for name, array in self._state().items()}
+        return {name: host_copy(array) for name, array in self._state().items()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Copy the values of `state` into this model's arrays; a pending backward pass is dropped.
@@ -191,7 +247,7 @@ class Sequential:
         Parameters
         ----------
         state : dict of str to ndarray
-            With exactly the names, shapes and dtypes of `state_dict`.
+            With exactly the names, shapes and dtypes of `state_dict`; of any device.
 
         Raises
         ------
@@ -203,7 +259,7 @@ class Sequential:
         for name, array in own.items():
             if name not in state:
                 raise ValueError(f"the state has no '{name}'")
-            new = arrays[name] = np.asarray(state[name])
+            new = arrays[name] = as_host(state[name])
             if new.shape != array.shape:
                 raise ValueError(f"'{name}' must have shape {array.shape} but the state has {new.shape}")
             if new.dtype != array.dtype:
@@ -211,7 +267,7 @@ class Sequential:
         if unknown := [name for name in state if name not in own]:
             raise ValueError(f"the state has {unknown[0]!r}, which this model has not")
         for name, array in own.items():
-            array[...] = arrays[name]
+            device_of(array).write(array, arrays[name])
         self._pending = None
 
     def architecture(self) -> dict:
@@ -277,12 +333,9 @@ class Sequential:
         return shapes
 
     def _checked(self, name: str, array) -> np.ndarray:
-        """`array`, C-contiguous; TypeError if it is not one of the model's dtype."""
-        if not isinstance(array, np.ndarray):
-            raise TypeError(
-                f"'{name}' must be a NumPy array but got {type(array).__name__}: "
-                f"pass np.asarray({name}, np.{self.dtype.name})"
-            )
+        """`array`, C-contiguous; TypeError if it is not one of the model's dtype on its device, the current one."""
+        if not self._device.holds(array):
+            raise TypeError(f"'{name}' must be {self._device.kind} but got {describe(array)}: {self._fix(name, array)}")
         if array.dtype != self.dtype:
             fix = f"pass {name}.astype(np.{self.dtype.name})"
             if array.dtype in _DTYPES:
@@ -290,7 +343,16 @@ class Sequential:
             raise TypeError(f"'{name}' must be {self.dtype}, the model's dtype, but got {array.dtype}: {fix}")
         if array.ndim == 0:
             raise ValueError(f"'{name}' must have a batch axis but got shape ()")
-        return np.ascontiguousarray(array)
+        return self._device.xp.ascontiguousarray(array)
+
+    def _fix(self, name: str, array) -> str:
+        """What to do about an array that is not where the model is."""
+        if self._device is not CPU:
+            there = device_of(array).name
+            return f"pass cupy.asarray({name}) of that device, or move the model with model.to('{there}')"
+        if is_cupy(array):
+            return f"pass cupy.asnumpy({name}), or move the model with model.to('cuda:{array.device.id}')"
+        return f"pass np.asarray({name}, np.{self.dtype.name})"
 
     def check_training_shape(self, shape: tuple[int, ...]) -> None:
         """Raise the ValueError of ``forward(x, training=True)`` for an `x` of `shape`, without any `x`."""
@@ -304,7 +366,7 @@ class Sequential:
         Parameters
         ----------
         x : ndarray
-            ``(N, ...)`` in the model's dtype, as the first layer takes it.
+            ``(N, ...)`` in the model's dtype, on its device, as the first layer takes it.
         training : bool
             If True, BatchNorm uses the batch's moments and updates its running statistics, Dropout is
             active, and `backward` may follow. If False, this is `predict`.
@@ -317,23 +379,24 @@ class Sequential:
         Raises
         ------
         TypeError
-            If `x` is no array of the model's dtype.
+            If `x` is no array of the model's dtype on its device.
         ValueError
             If a layer cannot take the shape that reaches it, or BatchNorm gets fewer than two values a channel
             in training. No state has changed then.
         """
         if not training:
             return self.predict(x)
-        x = self._checked("x", x)
-        self._pending = None
-        if x.shape != self._planned:
-            self._allocate(x.shape)
-        offset = self._random_offset
-        for stage in self._training_stages:
-            x = stage.forward(x, offset)
-        self._random_offset = offset + self._n_dropouts
-        self._pending = x.shape
-        return x.copy()
+        with self._device.active():
+            x = self._checked("x", x)
+            self._pending = None
+            if x.shape != self._planned:
+                self._allocate(x.shape)
+            offset = self._random_offset
+            for stage in self._training_stages:
+                x = stage.forward(x, offset)
+            self._random_offset = offset + self._n_dropouts
+            self._pending = x.shape
+            return x.copy()
 
     def _allocate(self, shape: tuple[int, ...]) -> None:
         """Get all stages ready to train on inputs of `shape`."""
@@ -370,19 +433,20 @@ class Sequential:
         """
         if self._pending is None:
             raise RuntimeError("backward needs a training pass before it: call forward(x, training=True) first")
-        dy = self._checked("dy", dy)
-        if dy.shape != self._pending:
-            raise ValueError(f"'dy' must have the output's shape {self._pending} but got {dy.shape}")
-        self._pending = None
-        dy = dy.copy()  # the stages write into it
-        for stage in self._upper:
-            dy = stage.backward(dy)
-        dx = self._lowest.backward(dy, input_gradient)
-        if not input_gradient:
-            return None
-        for stage in self._lower:
-            dx = stage.backward(dx)
-        return dx if dx.flags.owndata else dx.copy()
+        with self._device.active():
+            dy = self._checked("dy", dy)
+            if dy.shape != self._pending:
+                raise ValueError(f"'dy' must have the output's shape {self._pending} but got {dy.shape}")
+            self._pending = None
+            dy = dy.copy()  # the stages write into it
+            for stage in self._upper:
+                dy = stage.backward(dy)
+            dx = self._lowest.backward(dy, input_gradient)
+            if not input_gradient:
+                return None
+            for stage in self._lower:
+                dx = stage.backward(dx)
+            return dx if dx.flags.owndata else dx.copy()
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Run the model in evaluation mode: running statistics, no dropout.
@@ -404,11 +468,12 @@ class Sequential:
         TypeError, ValueError
             As for `forward`.
         """
-        x = self._checked("x", x)
-        self._shapes(x.shape)
-        for stage in self._evaluation_stages:
-            x = stage.evaluate(x)
-        return x.copy() if self._evaluation_is_view else x
+        with self._device.active():
+            x = self._checked("x", x)
+            self._shapes(x.shape)
+            for stage in self._evaluation_stages:
+                x = stage.evaluate(x)
+            return x.copy() if self._evaluation_is_view else x
 
     def __repr__(self):
         lines = [f"  ({index}): {layer!r}\n" for index, layer in enumerate(self.layers)]
@@ -416,10 +481,10 @@ class Sequential:
 
     def __reduce__(self):
         # The arrays of parameters are views of an arena, which copying one by one would tear apart.
-        return _restore, (type(self), self.architecture(), self.state_dict())
+        return _restore, (type(self), self.architecture(), self.state_dict(), self.device)
 
 
-def _restore(cls: type[Sequential], architecture: dict, state: dict[str, np.ndarray]) -> Sequential:
+def _restore(cls: type[Sequential], architecture: dict, state: dict[str, np.ndarray], device: str) -> Sequential:
     model = cls.from_architecture(architecture)
     model.load_state_dict(state)
-    return model
+    return model.to(device)

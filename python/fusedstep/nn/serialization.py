@@ -50,7 +50,8 @@ def load(path) -> Sequential:
     Returns
     -------
     Sequential
-        With the saved parameters, running statistics, seed and `random_offset`.
+        With the saved parameters, running statistics, seed and `random_offset`; on the CPU, whatever the saved one's
+        device.
 
     Raises
     ------

@@ -17,14 +17,14 @@ class Momentum(Optimizer):
     ----------
     params : list of Parameter, or list of dict
         ``model.parameters()``, or groups as in torch.
-    lr : float or callable
-        Step size, or a function of the step.
+    lr : float, callable or 0-d array
+        Step size, or a function of the step; on a GPU also an array there.
     momentum, dampening, weight_decay : float
     nesterov : bool
     maximize, decoupled_weight_decay : bool
         Ascend; shrink the weights by ``1 - lr * weight_decay`` instead of adding to the gradient.
     **options
-        `max_norm`, `ema_decay`, `skip_nonfinite`, `decay_1d` as in `Optimizer`.
+        `max_norm`, `ema_decay`, `skip_nonfinite`, `decay_1d`, `capturable` as in `Optimizer`.
 
     >>> import numpy as np, fusedstep as fs
     >>> p = fs.nn.Parameter(np.array([1.0]), np.array([1.0]), "p")
@@ -109,9 +109,17 @@ class SGD(Momentum):
         super()._check_group(group)
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError("[SGD] 'nesterov' needs a 'momentum' greater than 0 and no 'dampening'")
+        if self.capturable and group["momentum"] != 0 and group["dampening"] != 0:
+            raise ValueError(
+                "[SGD] 'capturable' needs a 'dampening' of 0, since the first step differs from the others; "
+                "fusedstep.optim.Momentum has no such first step"
+            )
 
     def _dampening(self, group, step):
-        return 0.0 if step == 1 or group["momentum"] == 0 else group["dampening"]
+        dampening = group["dampening"]
+        if dampening == 0 or group["momentum"] == 0:
+            return 0.0
+        return 0.0 if self._is_first(step) else dampening
 
 
 class Adagrad(Optimizer):
@@ -121,8 +129,8 @@ class Adagrad(Optimizer):
     ----------
     params : list of Parameter, or list of dict
         ``model.parameters()``, or groups as in torch.
-    lr : float or callable
-        Step size, or a function of the step.
+    lr : float, callable or 0-d array
+        Step size, or a function of the step; on a GPU also an array there.
     lr_decay : float
         The step size is ``lr / (1 + (step - 1) * lr_decay)``.
     weight_decay : float
@@ -133,7 +141,7 @@ class Adagrad(Optimizer):
     maximize, decoupled_weight_decay : bool
         Ascend; shrink the weights by ``1 - lr * weight_decay`` instead of adding to the gradient.
     **options
-        `max_norm`, `ema_decay`, `skip_nonfinite`, `decay_1d` as in `Optimizer`.
+        `max_norm`, `ema_decay`, `skip_nonfinite`, `decay_1d`, `capturable` as in `Optimizer`.
 
     >>> import numpy as np, fusedstep as fs
     >>> p = fs.nn.Parameter(np.array([1.0]), np.array([-4.0]), "p")
@@ -168,9 +176,10 @@ class Adagrad(Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
         }
         super().__init__(params, defaults, **options)
-        for group, _, states in self._plans:
-            for array in states["sum"]:
-                array.fill(group["initial_accumulator_value"])
+        with self._device.active():
+            for group, _, states in self._plans:
+                for array in states["sum"]:
+                    array.fill(group["initial_accumulator_value"])
 
     def _check_group(self, group):
         super()._check_group(group)
@@ -197,8 +206,8 @@ class RMSprop(Optimizer):
     ----------
     params : list of Parameter, or list of dict
         ``model.parameters()``, or groups as in torch.
-    lr : float or callable
-        Step size, or a function of the step.
+    lr : float, callable or 0-d array
+        Step size, or a function of the step; on a GPU also an array there.
     alpha : float
         Decay of the average of squares, in [0, 1].
     eps : float
@@ -209,7 +218,7 @@ class RMSprop(Optimizer):
     maximize, decoupled_weight_decay : bool
         Ascend; shrink the weights by ``1 - lr * weight_decay`` instead of adding to the gradient.
     **options
-        `max_norm`, `ema_decay`, `skip_nonfinite`, `decay_1d` as in `Optimizer`.
+        `max_norm`, `ema_decay`, `skip_nonfinite`, `decay_1d`, `capturable` as in `Optimizer`.
 
     >>> import numpy as np, fusedstep as fs
     >>> p = fs.nn.Parameter(np.array([1.0]), np.array([-4.0]), "p")
@@ -278,8 +287,8 @@ class Adam(Optimizer):
     ----------
     params : list of Parameter, or list of dict
         ``model.parameters()``, or groups as in torch.
-    lr : float or callable
-        Step size, or a function of the step.
+    lr : float, callable or 0-d array
+        Step size, or a function of the step; on a GPU also an array there.
     betas : (float, float)
         Decays of the averages of gradients and of squares, each in [0, 1).
     eps : float
@@ -292,7 +301,7 @@ class Adam(Optimizer):
     maximize, decoupled_weight_decay : bool
         Ascend; shrink the weights by ``1 - lr * weight_decay`` instead of adding to the gradient.
     **options
-        `max_norm`, `ema_decay`, `skip_nonfinite`, `decay_1d` as in `Optimizer`.
+        `max_norm`, `ema_decay`, `skip_nonfinite`, `decay_1d`, `capturable` as in `Optimizer`.
 
     >>> import numpy as np, fusedstep as fs
     >>> p = fs.nn.Parameter(np.array([1.0]), np.array([-4.0]), "p")

@@ -3,60 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
 from .. import ops
-from .._arena import aligned_zeros
-from ..nn.parameter import Parameter
+from .._device import CPU, as_host, device_of, host_copy, is_cupy
 from ..reference.arrays import check_step
-from ..reference.scalars import check_finite, check_range
-
-
-@dataclass(eq=False)
-class _Run:
-    """Neighbouring parameters of an arena, or one parameter alone: a step walks them as one array."""
-
-    parameters: list[Parameter]
-    array: np.ndarray
-    grad: np.ndarray
-
-    def views(self, flat: np.ndarray) -> list[np.ndarray]:
-        """The part of `flat`, laid out as `self.array`, that belongs to each parameter."""
-        if len(self.parameters) == 1 and self.array.shape == self.parameters[0].array.shape:
-            return [flat]
-        start = self.parameters[0].segment[1]
-        return [
-            flat[p.segment[1] - start : p.segment[1] - start + p.array.size].reshape(p.array.shape)
-            for p in self.parameters
-        ]
-
-
-def _runs(parameters: list[Parameter]) -> list[_Run]:
-    runs: list[list[Parameter]] = []
-    for p in parameters:
-        before = runs[-1][-1].segment if runs else None
-        if before and p.segment and before[0] is p.segment[0] and before[2] == p.segment[1]:
-            runs[-1].append(p)
-        else:
-            runs.append([p])
-    result = []
-    for run in runs:
-        if run[0].segment is None:
-            result.append(_Run(run, run[0].array, run[0].grad))
-        else:
-            arena, start, stop = run[0].segment[0], run[0].segment[1], run[-1].segment[2]
-            result.append(_Run(run, arena.array[start:stop], arena.grad[start:stop]))
-    return result
-
-
-def _zeros_like(array: np.ndarray) -> np.ndarray:
-    """Zeros laid out as `array`, aligned where it is C-contiguous."""
-    if array.flags.c_contiguous:
-        return aligned_zeros(array.size, array.dtype).reshape(array.shape)
-    return np.zeros_like(array)
+from ..reference.scalars import check_finite, check_range, clipping_factor
+from .device import DeviceScalars, check_lr_array, check_parameters, stored
+from .groups import make_groups, split_1d
+from .runs import find_runs, zeros_like
 
 
 def _one_or_list(arrays: list):
@@ -71,25 +27,31 @@ class Optimizer:
     ----------
     params : list of Parameter, or list of dict
         `model.parameters()`, or groups as in torch: dicts with "params" and the hyper-parameters that differ.
-    lr : float or callable
-        Step size, or a function of the step (from 0), see `fusedstep.optim.schedules`.
+    lr : float, callable or 0-d array
+        Step size, or a function of the step (from 0), see `fusedstep.optim.schedules`. For parameters on a GPU also a
+        float32 or float64 array there, read by each step: write into it to change the step size.
     max_norm : float, optional
         Clip the gradients of all groups together to this global norm, inside the step (Pascanu et al. 2013).
     ema_decay : float, optional
         Keep averages of the weights, ``e = ema_decay * e + (1 - ema_decay) * p``, in the same pass: `averages()`.
     skip_nonfinite : bool
-        Skip the whole step when a gradient is NaN or infinite; `skipped` counts, the step counter stays.
+        Skip the whole step when a gradient is NaN or infinite; `skipped` counts, the step counter stays. On a GPU
+        this is decided there, and an lr that is a function waits for the step before, as it needs the true count.
     decay_1d : bool
         False: parameters with fewer than two axes (biases, batch norm) get no weight decay.
+    capturable : bool
+        For parameters on a GPU: the steps are counted there, so that a whole `step()` can be captured in a CUDA graph
+        and replayed. lr is then a number or an array.
 
     Attributes
     ----------
     param_groups : list of dict
         The hyper-parameters of each group and its "params"; changes take effect at the next step.
     steps : int
-        Steps taken.
+        Steps taken. Read from the device, which waits for it, where only the device knows: on a GPU with
+        `skip_nonfinite` or `capturable`.
     skipped : int
-        Steps skipped.
+        Steps skipped; likewise.
 
     Raises
     ------
@@ -101,10 +63,19 @@ class Optimizer:
     _states: tuple[str, ...] = ()
 
     def __init__(
-        self, params, defaults: dict, *, max_norm=None, ema_decay=None, skip_nonfinite=False, decay_1d=True, **unknown
+        self,
+        params,
+        defaults: dict,
+        *,
+        max_norm=None,
+        ema_decay=None,
+        skip_nonfinite=False,
+        decay_1d=True,
+        capturable=False,
+        **unknown,
     ):
         if unknown:
-            known = [*defaults, "max_norm", "ema_decay", "skip_nonfinite", "decay_1d"]
+            known = [*defaults, "max_norm", "ema_decay", "skip_nonfinite", "decay_1d", "capturable"]
             raise TypeError(f"[{self._method}] has no argument {min(unknown)!r}; it takes {', '.join(known)}")
         if max_norm is not None and check_range(self._method, "max_norm", max_norm, 0) == 0:
             raise ValueError(f"[{self._method}] 'max_norm' must be greater than 0 but got {max_norm!r}")
@@ -113,22 +84,33 @@ class Optimizer:
         self.max_norm = max_norm
         self.ema_decay = ema_decay
         self.skip_nonfinite = bool(skip_nonfinite)
-        self.steps = 0
-        self.skipped = 0
-        self.param_groups = _split_1d(_groups(self._method, params, defaults), decay_1d)
+        self.capturable = bool(capturable)
+        self._steps = 0  # on a GPU that counts for itself, those that the host knows of
+        self._skipped = 0
+        self.param_groups = split_1d(make_groups(self._method, params, defaults), decay_1d)
         self._parameters = [p for group in self.param_groups for p in group["params"]]
         self._grads = [p.grad for p in self._parameters]
-        check_step([p.array for p in self._parameters], self._grads, [])
+        self._device = device_of(self._parameters[0].array)
+        self._scalars: DeviceScalars | None = None  # on a GPU only
+        if self._device is CPU:
+            if self.capturable:
+                raise ValueError(f"[{self._method}] 'capturable' needs parameters on a GPU: see Sequential.to")
+            check_step([p.array for p in self._parameters], self._grads, [])
+        else:
+            check_parameters(self._method, self._parameters, self._device)
+            self._scalars = DeviceScalars(self._device)
+        self._device_counts = self._scalars is not None and (self.skip_nonfinite or self.capturable)
         self._plans = []
         for group in self.param_groups:
             self._check_group(group)
-            runs = _runs(group["params"])
+            runs = find_runs(group["params"])
             names = self._state_names(group)
-            states = {name: [_zeros_like(run.array) for run in runs] for name in names}
+            states = {name: [zeros_like(run.array) for run in runs] for name in names}
             if ema_decay is not None:
-                states["ema"] = [_zeros_like(run.array) for run in runs]
-                for average, run in zip(states["ema"], runs, strict=True):
-                    average[...] = run.array
+                states["ema"] = [zeros_like(run.array) for run in runs]
+                with self._device.active():
+                    for average, run in zip(states["ema"], runs, strict=True):
+                        average[...] = run.array
             self._plans.append((group, runs, states))
         self._calls = [
             (
@@ -146,20 +128,48 @@ class Optimizer:
     def _check_group(self, group: dict) -> None:
         """Raise for a hyper-parameter out of range."""
         lr = group["lr"]
-        check_range(self._method, "lr", 0.0 if callable(lr) else lr, 0)
+        if is_cupy(lr):
+            check_lr_array(self._method, lr, self._device)
+        elif not callable(lr):
+            check_range(self._method, "lr", lr, 0)
+        elif self.capturable:
+            raise ValueError(
+                f"[{self._method}] 'lr' is a function, which a captured step could not call: with capturable=True give "
+                "a number, or a 0-d array on the device and write into it"
+            )
         check_range(self._method, "weight_decay", group["weight_decay"], 0)
 
     def _update(self, group: dict, params: list, grads: list, states: dict, step: int, common: dict) -> None:
         raise NotImplementedError
 
     @property
+    def steps(self) -> int:
+        if self._device_counts:
+            self._steps = int(as_host(self._scalars.step))
+        return self._steps
+
+    @property
+    def skipped(self) -> int:
+        if self._device_counts:
+            self._skipped = int(as_host(self._scalars.skipped))
+        return self._skipped
+
+    def _is_first(self, step) -> bool:
+        """Whether the step that is being taken is the first; where the device counts, it is asked until it is not."""
+        if not self._device_counts:
+            return step == 1
+        return self._steps <= 1 and self.steps <= 1  # `_steps` lags behind, but never goes ahead
+
+    @property
     def lr(self) -> float:
-        """The step size of the first group at the next step."""
+        """The step size of the first group at the next step; an array where it was given as one."""
         return self._lr(self.param_groups[0])
 
     def _lr(self, group: dict) -> float:
         lr = group["lr"]
-        return lr(self.steps) if callable(lr) else lr
+        if not callable(lr):
+            return lr
+        return lr(self.steps if self._device_counts else self._steps)
 
     def step(self, *, grad_multiplier: float = 1.0) -> None:
         """Update all parameters from their gradients, which stay as they are.
@@ -167,8 +177,12 @@ class Optimizer:
         Parameters
         ----------
         grad_multiplier : float
-            What the gradients are multiplied by first, in the same pass: 1 / scale undoes a loss scale.
+            What the gradients are multiplied by first, in the same pass: 1 / scale undoes a loss scale. On a GPU it
+            may be a 0-d float32 or float64 array there.
         """
+        if self._scalars is not None:
+            self._step_on_device(grad_multiplier)
+            return
         multiplier = check_finite(self._method, "grad_multiplier", grad_multiplier)
         if len(self._calls) > 1:  # the op checks its group, but then the first would be written before the second is
             for group, _, _, states in self._calls:
@@ -177,10 +191,10 @@ class Optimizer:
         if self.max_norm is not None or self.skip_nonfinite:
             norm = ops.global_norm(self._grads) * abs(multiplier)
             if self.skip_nonfinite and not math.isfinite(norm) and not self._gradients_are_finite():
-                self.skipped += 1
+                self._skipped += 1
                 return
             if self.max_norm is not None:
-                multiplier *= _clipping_factor(self.max_norm, norm)
+                multiplier *= clipping_factor(self.max_norm, norm)
         for group, params, grads, states in self._calls:
             common = {
                 "lr": self._lr(group),
@@ -190,8 +204,42 @@ class Optimizer:
                 "ema_params": states.get("ema"),
                 "ema_decay": self.ema_decay,
             }
-            self._update(group, params, grads, states, self.steps + 1, common)
-        self.steps += 1
+            self._update(group, params, grads, states, self._steps + 1, common)
+        self._steps += 1
+
+    def _step_on_device(self, grad_multiplier) -> None:
+        """The same, queued on the device: the host neither waits for the norm nor knows whether the step is skipped."""
+        if not self.capturable and self._device.is_capturing():  # a replay would repeat one number of steps, one lr
+            raise RuntimeError(f"[{self._method}] a step is captured only by an optimizer made with capturable=True")
+        if not is_cupy(grad_multiplier):
+            grad_multiplier = check_finite(self._method, "grad_multiplier", grad_multiplier)
+        if self.skip_nonfinite and not self._device_counts:  # switched on since the last step
+            self._device.write(self._scalars.step, self._steps)
+            self._device_counts = True
+        lrs = [self._lr(group) for group, *_ in self._calls]
+        for (group, _, _, states), lr in zip(self._calls, lrs, strict=True):
+            self._check_group({**group, "lr": lr})
+            self._check_states(group, states)
+        scalars, step, skip = self._scalars, self._steps + 1, None
+        with self._device.active():
+            if self._device_counts or self.max_norm is not None:
+                scalars.prepare(self._grads, grad_multiplier, self.max_norm, self.skip_nonfinite)
+                grad_multiplier = scalars.multiplier
+            if self._device_counts:
+                step, skip = scalars.step, scalars.skip if self.skip_nonfinite else None
+            for (group, params, grads, states), lr in zip(self._calls, lrs, strict=True):
+                common = {
+                    "lr": lr,
+                    "weight_decay": group["weight_decay"],
+                    "maximize": group["maximize"],
+                    "grad_multiplier": grad_multiplier,
+                    "ema_params": states.get("ema"),
+                    "ema_decay": self.ema_decay,
+                    "skip": skip,
+                }
+                self._update(group, params, grads, states, step, common)
+        if not self._device_counts:
+            self._steps += 1
 
     def _check_states(self, group: dict, states: dict) -> None:
         missing = set(self._state_names(group)) - states.keys()
@@ -203,9 +251,10 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Set all gradients to zero, in place."""
-        for _, runs, _ in self._plans:
-            for run in runs:
-                run.grad.fill(0)
+        with self._device.active():
+            for _, runs, _ in self._plans:
+                for run in runs:
+                    run.grad.fill(0)
 
     def _state_views(self) -> dict[str, dict[str, np.ndarray]]:
         """{parameter name: {state name: view of its part}}"""
@@ -228,23 +277,20 @@ class Optimizer:
         return {name: states["ema"] for name, states in self._state_views().items()}
 
     def state_dict(self) -> dict:
-        """A copy of everything the next steps depend on, keyed by parameter name.
+        """A copy of everything the next steps depend on, keyed by parameter name; NumPy arrays, whatever the device.
 
         {"state": {name: {state: array}}, "steps": int, "skipped": int, "param_groups": [{..., "params": [names]}]};
         an lr that is a function is stored as None.
         """
         return {
             "state": {
-                name: {state: view.copy() for state, view in views.items()}
+                name: {state: host_copy(view) for state, view in views.items()}
                 for name, views in self._state_views().items()
             },
             "steps": self.steps,
             "skipped": self.skipped,
             "param_groups": [
-                {
-                    key: [p.name for p in value] if key == "params" else None if callable(value) else value
-                    for key, value in group.items()
-                }
+                {key: [p.name for p in value] if key == "params" else stored(value) for key, value in group.items()}
                 for group in self.param_groups
             ],
         }
@@ -257,10 +303,17 @@ class Optimizer:
         state, groups = self._checked(state_dict)
         for name, views in self._state_views().items():
             for key, view in views.items():
-                view[...] = state[name][key]
+                self._device.write(view, state[name][key])
         for group, new in zip(self.param_groups, groups, strict=True):
+            lr = group["lr"]
             group.update({k: v for k, v in new.items() if k != "params" and not (k == "lr" and v is None)})
-        self.steps, self.skipped = int(state_dict["steps"]), int(state_dict["skipped"])
+            if is_cupy(lr) and not is_cupy(group["lr"]):  # the array that captured steps read stays in its place
+                self._device.write(lr, group["lr"])
+                group["lr"] = lr
+        self._steps, self._skipped = int(state_dict["steps"]), int(state_dict["skipped"])
+        if self._scalars is not None:
+            self._device.write(self._scalars.step, self._steps)
+            self._device.write(self._scalars.skipped, self._skipped)
 
     def _checked(self, state_dict: dict) -> tuple[dict, list[dict]]:
         for key in ("state", "steps", "skipped", "param_groups"):
@@ -294,14 +347,14 @@ class Optimizer:
         if unknown:
             raise ValueError(f"[{self._method}] the state dict has states of an unknown parameter {min(unknown)!r}")
         for name, views in own_views.items():
-            stored = state_dict["state"].get(name, {})
-            unknown = stored.keys() - views.keys()
+            kept = state_dict["state"].get(name, {})
+            unknown = kept.keys() - views.keys()
             if unknown:
                 raise ValueError(f"[{self._method}] the state dict has an unknown state {min(unknown)!r} of {name!r}")
             for key, view in views.items():
-                if key not in stored:
+                if key not in kept:
                     raise ValueError(f"[{self._method}] the state dict has no {key!r} of {name!r}")
-                array = np.asarray(stored[key])
+                array = as_host(kept[key])
                 if array.shape != view.shape or array.dtype != view.dtype:
                     raise ValueError(
                         f"[{self._method}] {key!r} of {name!r} is {array.dtype}{array.shape} in the state dict "
@@ -324,50 +377,3 @@ class Optimizer:
         options = {"max_norm": self.max_norm, "ema_decay": self.ema_decay, "skip_nonfinite": self.skip_nonfinite}
         lines += [f"  {name}={value!r}" for name, value in options.items() if value]
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
-
-
-def _clipping_factor(max_norm: float, norm: float) -> float:
-    """min(1, max_norm / (norm + 1e-6)); a NaN norm gives NaN, as in IEEE arithmetic."""
-    factor = max_norm / (norm + 1e-6)
-    return factor if factor < 1 or math.isnan(factor) else 1.0
-
-
-def _groups(method: str, params: Iterable, defaults: dict) -> list[dict]:
-    if isinstance(params, Parameter) or not isinstance(params, Iterable):
-        hint = "; pass its .parameters()" if hasattr(params, "parameters") else ""
-        raise TypeError(
-            f"[{method}] 'params' must be a list of Parameter or of dicts but got a {type(params).__name__}{hint}"
-        )
-    params = list(params)
-    if not params:
-        raise ValueError(f"[{method}] 'params' is empty")
-    groups = [dict(g) for g in params] if isinstance(params[0], dict) else [{"params": params}]
-    seen: set[int] = set()
-    names: set[str] = set()
-    for group in groups:
-        unknown = group.keys() - defaults.keys() - {"params"}
-        if unknown:
-            raise ValueError(f"[{method}] a parameter group has an unknown key {sorted(unknown)[0]!r}")
-        if "params" not in group:
-            raise ValueError(f"[{method}] a parameter group has no 'params'")
-        group["params"] = [group["params"]] if isinstance(group["params"], Parameter) else list(group["params"])
-        for p in group["params"]:
-            if not isinstance(p, Parameter):
-                raise TypeError(f"[{method}] 'params' must hold Parameters but got {type(p).__name__}")
-            if id(p) in seen or p.name in names:
-                raise ValueError(f"[{method}] parameter {p.name!r} comes twice")
-            seen.add(id(p))
-            names.add(p.name)
-    return [{"params": group["params"], **defaults, **group} for group in groups]
-
-
-def _split_1d(groups: list[dict], decay_1d: bool) -> list[dict]:
-    if decay_1d:
-        return groups
-    parts = []
-    for group in groups:
-        wide = [p for p in group["params"] if p.array.ndim >= 2]
-        narrow = [p for p in group["params"] if p.array.ndim < 2]
-        parts += [{**group, "params": wide}] if wide else []
-        parts += [{**group, "params": narrow, "weight_decay": 0.0}] if narrow else []
-    return parts

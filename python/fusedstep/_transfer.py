@@ -1,0 +1,105 @@
+"""Batches of host arrays on a GPU: each is copied there while the work on those before it runs.
+
+A batch is gathered into pinned memory, from which a side stream copies it. Events order the rest: work on a batch waits
+for its copy, and a copy waits for the work that still reads the memory it writes. The host waits only where it is about
+to overwrite pinned memory that a copy still has to read, which is when it is several batches ahead of the device.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from ._device import CPU, Device, Gpu, device_of
+from .data import MiniBatches
+
+_SLOTS = 3  # one that is worked on, one that is ready, one that is filled
+
+
+def batches_on(device: Device, batches: MiniBatches) -> Iterator[tuple]:
+    """The batches of an epoch of `batches` as tuples of arrays on `device`.
+
+    Those that had to be copied to a GPU are overwritten by later ones.
+    """
+    on_host = device_of(batches.arrays[0]) is CPU
+    return _copied_ahead(device, batches) if on_host and device is not CPU else iter(batches)
+
+
+def device_dtype(position: int, dtype: np.dtype) -> np.dtype:
+    """What X, y or weights, at position 0, 1 and 2 of a batch, become on a GPU, as the losses take them there."""
+    if position == 2:
+        return np.dtype(np.float64)
+    return np.dtype(np.int64) if position == 1 and dtype.kind in "iu" else dtype
+
+
+def _copied_ahead(device: Gpu, batches: MiniBatches) -> Iterator[tuple]:
+    with device.active():
+        side = device.xp.cuda.Stream(non_blocking=True)
+        slots = [_Slot(device, batches) for _ in range(min(_SLOTS + batches.prefetch, len(batches)))]
+    next_slot = itertools.cycle(slots)
+    filled = batches.gathered(lambda order, bounds: next(next_slot).fill(order, bounds))
+    ready: deque[_Slot] = deque()
+    try:
+        for slot in filled:
+            slot.send(side)
+            ready.append(slot)
+            if len(ready) > 1:
+                yield from ready.popleft().lend()
+        yield from ready.popleft().lend()
+    finally:
+        filled.close()
+        side.synchronize()  # the memory that it reads and writes is given back now
+
+
+class _Slot:
+    """Memory of one batch: pinned on the host and its copy on the device, and the events that order them."""
+
+    def __init__(self, device: Gpu, batches: MiniBatches):
+        cupy = device.xp
+        self._device, self._arrays = device, batches.arrays
+        self._pinned, self._copies = [], []
+        for position, array in enumerate(batches.arrays):
+            shape, dtype = (batches.largest, *array.shape[1:]), device_dtype(position, array.dtype)
+            size = math.prod(shape)
+            memory = cupy.cuda.alloc_pinned_memory(max(size * dtype.itemsize, 1))
+            self._pinned.append(np.frombuffer(memory, dtype, size).reshape(shape))
+            self._copies.append(cupy.empty(shape, dtype))
+        self._copied = cupy.cuda.Event(disable_timing=True)
+        # What the compute stream did with this memory before it was ours comes before the first copy.
+        self._used = cupy.cuda.get_current_stream().record(cupy.cuda.Event(disable_timing=True))
+        self._size = 0
+
+    def fill(self, order: np.ndarray | None, bounds: tuple[int, int]) -> _Slot:
+        """Gather a batch into the pinned memory."""
+        if not self._copied.done:
+            self._copied.synchronize()
+        start, stop = bounds
+        self._size = stop - start
+        for array, pinned in zip(self._arrays, self._pinned, strict=True):
+            if order is None:
+                pinned[: self._size] = array[start:stop]
+            elif array.dtype == pinned.dtype:  # "clip" takes the fast way; all indices are inside
+                np.take(array, order[start:stop], axis=0, out=pinned[: self._size], mode="clip")
+            else:
+                pinned[: self._size] = array[order[start:stop]]
+        return self
+
+    def send(self, side) -> None:
+        """Queue the copy of the pinned memory on the stream `side`."""
+        with self._device.active():
+            side.wait_event(self._used)
+            for pinned, copy in zip(self._pinned, self._copies, strict=True):
+                copy[: self._size].set(pinned[: self._size], stream=side)
+            side.record(self._copied)
+
+    def lend(self) -> Iterator[tuple]:
+        """Yield the batch to the current stream, and take it back."""
+        with self._device.active():
+            self._device.xp.cuda.get_current_stream().wait_event(self._copied)
+        yield tuple(copy[: self._size] for copy in self._copies)
+        with self._device.active():
+            self._device.xp.cuda.get_current_stream().record(self._used)
