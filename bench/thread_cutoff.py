@@ -11,11 +11,11 @@ from __future__ import annotations
 import statistics
 
 import numpy as np
-from measure import in_turn, machine, summary
 
 import fusedstep as fs
 from fusedstep import backend
 from fusedstep._arena import aligned_zeros
+from fusedstep._bench.timing import in_turn, machine, summary
 
 
 def seconds_with(threads: int, work, repeats: int) -> float:

@@ -1,4 +1,4 @@
-"""The command line: ``fusedstep info`` and ``fusedstep train``."""
+"""The command line: ``fusedstep info``, ``fusedstep train`` and ``fusedstep bench``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from . import backend, callbacks, model_selection, nn, optim
+from ._arguments import HelpFormatter, integer, number, widths
+from ._bench.command import add_bench_command
 from ._extras import require
 from ._files import atomic_write
 from .cross_validation import CrossValidationResult
@@ -26,7 +28,6 @@ from .plot import plot_histories
 WRONG_USE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
-_LARGEST = 2**31 - 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,15 +75,10 @@ class _Parser(argparse.ArgumentParser):
         self.exit(WRONG_USE, f"{self.prog}: {message}\n")
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fusedstep", description="Train neural networks with fused kernels.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"fusedstep {backend.info()['version']}")
-    commands = parser.add_subparsers(required=True, metavar="{info,train}")
+    commands = parser.add_subparsers(required=True, metavar="{info,train,bench}")
 
     info = commands.add_parser("info", help="show the version, the backend and the instruction set in use")
     info.add_argument("--json", action="store_true", help="as JSON")
@@ -91,23 +87,25 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train",
         help="train and test a classifier by rotating cross-validation",
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     train.add_argument("data", metavar="DATA", choices=["digits"], help="digits: scikit-learn's 1,797 images of 8 x 8")
-    train.add_argument("--epochs", type=_integer(1), default=80, help="at most so many")
-    train.add_argument("--batch-size", type=_integer(2), default=64, help="samples in a step")
-    train.add_argument("--lr", type=_number(0, math.inf), default=0.004, help="learning rate, decayed by a cosine")
-    train.add_argument("--hidden", type=_widths, default="128,64", help="widths of the hidden layers")
-    train.add_argument("--dropout", type=_number(0, 1, low_included=True), default=0.2, help="probability")
-    train.add_argument("--patience", type=_integer(1), default=20, help="epochs without a better validation loss")
-    train.add_argument("--folds", type=_integer(3), default=5, help="models; each fold tests one of them")
-    train.add_argument("--seed", type=_integer(0), default=0, help="decides everything random")
-    train.add_argument("--n-jobs", type=_integer(1), default=1, help="folds that run at a time")
-    train.add_argument("--threads", type=_integer(1), help="threads of the kernels (default: all cores)")
+    train.add_argument("--epochs", type=integer(1), default=80, help="at most so many")
+    train.add_argument("--batch-size", type=integer(2), default=64, help="samples in a step")
+    train.add_argument("--lr", type=number(0, math.inf), default=0.004, help="learning rate, decayed by a cosine")
+    train.add_argument("--hidden", type=widths, default="128,64", help="widths of the hidden layers")
+    train.add_argument("--dropout", type=number(0, 1, low_included=True), default=0.2, help="probability")
+    train.add_argument("--patience", type=integer(1), default=20, help="epochs without a better validation loss")
+    train.add_argument("--folds", type=integer(3), default=5, help="models; each fold tests one of them")
+    train.add_argument("--seed", type=integer(0), default=0, help="decides everything random")
+    train.add_argument("--n-jobs", type=integer(1), default=1, help="folds that run at a time")
+    train.add_argument("--threads", type=integer(1), help="threads of the kernels (default: all cores)")
     train.add_argument("--out", type=Path, help="a new or empty folder (default: runs/digits-<time>)")
     train.add_argument("--no-progress", action="store_true", help="no progress bars")
     train.set_defaults(command=_train_digits)
+
+    add_bench_command(commands)
     return parser
 
 
@@ -212,52 +210,13 @@ def _write_run(folder: Path, options: argparse.Namespace, result: CrossValidatio
         "test_indices": [test.tolist() for _, _, test in result.folds],
     }
     atomic_write(folder / "history.json", json.dumps(content, indent=1, default=str).encode())
-    for number, model in enumerate(result.models, start=1):
-        model.save(folder / f"model-fold-{number}.safetensors")
+    for fold, model in enumerate(result.models, start=1):
+        model.save(folder / f"model-fold-{fold}.safetensors")
     try:
         titles = [f"fold {row['fold']}" for row in result.rows]
         plot_histories(result.histories, titles, path=folder / "curves.png")
     except ImportError as error:
         print(f"no curves.png: {error}")
-
-
-def _integer(minimum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = minimum - 1
-        if number < minimum:
-            raise argparse.ArgumentTypeError(f"must be an integer >= {minimum} but got {text!r}")
-        if number > _LARGEST:
-            raise argparse.ArgumentTypeError(f"must be an integer <= {_LARGEST} but got {text!r}")
-        return number
-
-    return parse
-
-
-def _number(low: float, high: float, *, low_included: bool = False) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not (low < number < high or (low_included and number == low)):
-            interval = f"{'[' if low_included else '('}{low}, {high})"
-            raise argparse.ArgumentTypeError(f"must be a number in {interval} but got {text!r}")
-        return number
-
-    return parse
-
-
-def _widths(text: str) -> tuple[int, ...]:
-    try:
-        widths = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        widths = ()
-    if not widths or min(widths) < 1 or max(widths) > _LARGEST:
-        raise argparse.ArgumentTypeError(f"must be widths such as 128,64 but got {text!r}")
-    return widths
 
 
 def _readable(value) -> str:

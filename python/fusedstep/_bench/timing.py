@@ -1,0 +1,61 @@
+"""Times of several functions in turn, by the host's clock, and the description of the processor."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import backend
+
+Functions = dict[str, Callable[[], object]]
+
+
+def in_turn(
+    functions: Functions,
+    repeats: int,
+    warm_up: int = 3,
+    calls: int = 1,
+    before: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """Seconds a call: A B A B ..., so that a drift of the machine's speed falls on all alike.
+
+    Small work is timed over several `calls` at a time: as in training, where nobody else takes the cache in between.
+    `before` runs ahead of each time that is taken, outside it.
+    """
+    for _ in range(warm_up):
+        for function in functions.values():
+            function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            before()
+            start = time.perf_counter()
+            for _ in range(calls):
+                function()
+            seconds[name].append((time.perf_counter() - start) / calls)
+    return seconds
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    """The median and the quartiles.
+
+    >>> summary([1.0, 2.0, 4.0])
+    {'median': 2.0, 'lower': 1.0, 'upper': 4.0}
+    """
+    if len(seconds) == 1:
+        return dict.fromkeys(("median", "lower", "upper"), seconds[0])
+    lower, _, upper = statistics.quantiles(seconds, n=4)
+    return {"median": statistics.median(seconds), "lower": lower, "upper": upper}
+
+
+def machine() -> dict:
+    """The processor, its cores and `fusedstep.info()`."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"processor": models[0] if models else platform.processor(), "cores": cores, **backend.info()}
