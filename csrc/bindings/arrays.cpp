@@ -35,6 +35,14 @@ struct DLManagedTensorVersioned {
   std::uint64_t flags;
   DLTensor tensor;
 };
+// Of libraries that export from C, in a fraction of the time; the capsule hangs on the type.
+struct ExchangeApi {
+  std::uint32_t major, minor;
+  ExchangeApi* previous;
+  void *allocate, *to_managed, *from_managed;
+  int (*to_tensor)(void* object, DLTensor* out);  // borrowed; may be null
+  int (*current_stream)(std::int32_t device_type, std::int32_t device, void** stream);
+};
 constexpr std::uint64_t kReadOnly = 1;
 constexpr std::int32_t kDeviceCpu = 1, kDeviceCuda = 2, kDeviceCudaHost = 3, kDeviceCudaManaged = 13;
 enum DLTypeCode { kInt = 0, kUint = 1, kFloat = 2, kBfloat = 4, kComplex = 5, kBool = 6 };
@@ -123,7 +131,7 @@ bool is_ours(std::int32_t type) {
 
 // Interned once; never freed, so that the interpreter may end in any order.
 struct Names {
-  PyObject *dlpack, *keywords, *stream_keyword, *version, *no_stream;
+  PyObject *dlpack, *keywords, *stream_keyword, *version, *no_stream, *exchange_api, *is_neg;
 };
 
 const Names& names() {
@@ -134,8 +142,13 @@ const Names& names() {
 #else
     PyObject *keywords = py::make_tuple("max_version").release().ptr(), *stream_keyword = nullptr;
 #endif
-    return Names{PyUnicode_InternFromString("__dlpack__"), keywords, stream_keyword,
-                 py::make_tuple(1, 0).release().ptr(), PyLong_FromLong(-1)};
+    return Names{PyUnicode_InternFromString("__dlpack__"),
+                 keywords,
+                 stream_keyword,
+                 py::make_tuple(1, 0).release().ptr(),
+                 PyLong_FromLong(-1),
+                 PyUnicode_InternFromString("__dlpack_c_exchange_api__"),
+                 PyUnicode_InternFromString("is_neg")};
   }();
   return instance;
 }
@@ -152,6 +165,30 @@ PyObject* export_capsule(PyObject* object) {
   return PyObject_VectorcallMethod(n.dlpack, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, n.stream_keyword);
 }
 
+// The C interface of a type, or null; looked up once for each type and thread.
+const ExchangeApi* exchange_api(PyTypeObject* type) {
+  thread_local std::vector<std::pair<PyTypeObject*, const ExchangeApi*>> known;
+  for (const auto& [seen, api] : known) {
+    if (seen == type) return api;
+  }
+  const ExchangeApi* found = nullptr;
+  const auto capsule =
+      py::reinterpret_steal<py::object>(PyObject_GetAttr(reinterpret_cast<PyObject*>(type), names().exchange_api));
+  if (capsule) {
+    found = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    while (found != nullptr && found->major != 1) found = found->previous;
+    if (found != nullptr && found->to_tensor == nullptr) found = nullptr;
+  }
+  PyErr_Clear();
+  Py_INCREF(type);  // a type that is named here must not give its address to another
+  known.emplace_back(type, found);
+  return found;
+}
+
+[[noreturn]] void has_negative_bit(const Array& array) {
+  throw py::value_error(array.label() + " has torch's negative bit set; pass " + array.place() + ".resolve_neg()");
+}
+
 // Arrays whose values are not what their memory holds.
 void check_plain(py::handle object, const Array& array) {
   if (std::strcmp(Py_TYPE(object.ptr())->tp_name, "numpy.ndarray") == 0) return;
@@ -160,7 +197,7 @@ void check_plain(py::handle object, const Array& array) {
     throw py::type_error(array.label() + " must be a plain array but got " + type);
   }
   if (py::hasattr(object, "is_neg") && py::bool_(object.attr("is_neg")())) {
-    throw py::value_error(array.label() + " has torch's negative bit set; pass " + array.place() + ".resolve_neg()");
+    has_negative_bit(array);
   }
 }
 
@@ -199,6 +236,23 @@ py::object capsule_of(py::handle object, const Array& array, Accept accept, bool
   throw error;
 }
 
+// Of an array whose library exports from C: what autograd tracks too, as the step is meant to stay outside the graph.
+// False where it cannot, which __dlpack__ says in better words.
+bool export_tensor(py::handle object, const ExchangeApi& api, Array& array, DLTensor& tensor) {
+  if (api.to_tensor(object.ptr(), &tensor) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  const auto negative = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object.ptr(), names().is_neg));
+  if (!negative) {
+    PyErr_Clear();  // another library than torch
+  } else if (negative.ptr() == Py_True) {
+    has_negative_bit(array);
+  }
+  array.capsule = py::reinterpret_borrow<py::object>(object);
+  return true;
+}
+
 const DLTensor& tensor_of(Array& array) {
   PyObject* capsule = array.capsule.ptr();
   const char* name = PyCapsule_GetName(capsule);
@@ -226,6 +280,8 @@ std::pair<const char*, const char*> byte_span(const Array& array) {
 }
 
 }  // namespace
+
+std::string Array::dtype_text() const { return dtype == Dtype::kOther ? other_dtype : dtype_name(dtype); }
 
 std::string Array::place() const { return name + (index < 0 ? "" : "[" + std::to_string(index) + "]"); }
 
@@ -268,6 +324,12 @@ void Arrays::note_stream(py::handle object) {
   PyTypeObject* type = Py_TYPE(object.ptr());
   if (std::find(types_.begin(), types_.end(), type) != types_.end()) return;
   types_.push_back(type);
+  if (const ExchangeApi* api = exchange_api(type)) {
+    void* stream = nullptr;
+    if (api->current_stream(kDeviceCuda, device_, &stream) != 0) throw py::error_already_set();
+    if (std::find(streams_.begin(), streams_.end(), stream) == streams_.end()) streams_.push_back(stream);
+    return;
+  }
   const py::object current_stream = py::module_::import("fusedstep.backend").attr("current_stream");
   void* stream = reinterpret_cast<void*>(current_stream(object, device_).cast<std::uintptr_t>());
   if (std::find(streams_.begin(), streams_.end(), stream) == streams_.end()) streams_.push_back(stream);
@@ -288,11 +350,16 @@ Array Arrays::take(py::handle object, const char* name, Accept accept, std::int6
   array.name = name;
   array.index = index;
   bool bfloat16 = false;
-  array.capsule = capsule_of(object, array, accept, bfloat16);
-  const DLTensor& t = tensor_of(array);
+  DLTensor t;
+  const ExchangeApi* api = exchange_api(Py_TYPE(object.ptr()));
+  if (api == nullptr || !export_tensor(object, *api, array, t)) {
+    array.capsule = capsule_of(object, array, accept, bfloat16);
+    t = tensor_of(array);
+  }
   check_device(array, t.device.device_type, t.device.device_id);
   array.dtype = bfloat16 ? Dtype::kBfloat16 : dtype_of(t.dtype);
-  if (!is_accepted(array.dtype, accept)) not_accepted(array, dtype_name(t.dtype), accepted_text(accept));
+  if (array.dtype == Dtype::kOther) array.other_dtype = dtype_name(t.dtype);
+  if (!is_accepted(array.dtype, accept)) not_accepted(array, array.dtype_text(), accepted_text(accept));
   array.data = static_cast<char*>(t.data) + t.byte_offset;
   array.itemsize = t.dtype.bits / 8;
   array.shape.assign(t.shape, t.shape + t.ndim);
@@ -342,7 +409,7 @@ void check_scalar(const Array& array) {
 Array Arrays::take_of(py::handle object, const char* name, Dtype dtype) {
   Array array = take(object, name, Accept::kAny);
   if (array.dtype == dtype) return array;
-  not_accepted(array, dtype_name(tensor_of(array).dtype), std::string("accepted is ") + dtype_name(dtype));
+  not_accepted(array, array.dtype_text(), std::string("accepted is ") + dtype_name(dtype));
 }
 
 Array Arrays::take_scalar(py::handle object, const char* name, Dtype dtype, bool written) {
@@ -370,8 +437,7 @@ launch::Counter Arrays::counter(py::handle object, const char* name, CounterType
   const Array& array = numbers_.emplace_back(take(object, name, Accept::kAny));
   const bool wide = array.dtype == Dtype::kInt64, both = accepted == CounterType::kInt32OrInt64;
   if (!wide && !(both && array.dtype == Dtype::kInt32)) {
-    not_accepted(array, dtype_name(tensor_of(numbers_.back()).dtype),
-                 both ? "accepted are int32 and int64" : "accepted is int64");
+    not_accepted(array, array.dtype_text(), both ? "accepted are int32 and int64" : "accepted is int64");
   }
   check_scalar(array);
   if (launch::kOnDevice) return {0, array.data, wide ? launch::ScalarType::kInt64 : launch::ScalarType::kInt32};

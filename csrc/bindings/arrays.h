@@ -19,11 +19,12 @@ enum class Dtype { kFloat16, kBfloat16, kFloat32, kFloat64, kInt32, kInt64, kUin
 
 // A borrowed view; the capsule keeps the memory alive. Strides count values.
 struct Array {
-  py::object capsule;
+  py::object capsule;  // or the array itself
   const char* name = "";
   std::int64_t index = -1;  // place in a list, or -1
   void* data = nullptr;
   Dtype dtype = Dtype::kOther;
+  std::string other_dtype;  // its name, where `dtype` has none for it
   bool readonly = false;
   std::int64_t size = 0;
   std::int64_t itemsize = 0;
@@ -32,6 +33,7 @@ struct Array {
   int ndim() const { return static_cast<int>(shape.size()); }
   std::string place() const;  // "grads" or "grads[2]"
   std::string label() const;  // the same in quotes
+  std::string dtype_text() const;
   template <class T>
   T* as() const {
     return static_cast<T*>(data);

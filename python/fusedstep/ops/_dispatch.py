@@ -110,10 +110,18 @@ def advance_versions(*columns) -> None:
     torch = sys.modules.get("torch")
     if torch is None:
         return
+    changed = []
     for arrays in columns:
         # NumPy's own are told first: torch's instance check costs more than a small kernel.
         if arrays is None or type(arrays) is np.ndarray:
             continue
         for array in arrays if isinstance(arrays, list | tuple) else (arrays,):
             if type(array) is not np.ndarray and isinstance(array, torch.Tensor):
-                torch.autograd.graph.increment_version(array)
+                changed.append(array)
+    if not changed:
+        return
+    try:
+        torch.autograd.graph.increment_version(changed)
+    except TypeError:  # older ones take a single tensor
+        for tensor in changed:
+            torch.autograd.graph.increment_version(tensor)
