@@ -183,3 +183,9 @@ def test_thread_sanitizer_finds_the_race(races, case):
     assert run.returncode == 66
     assert "ThreadSanitizer: data race" in run.stderr
     assert marked_line(case) in run.stderr
+
+
+def test_division_by_a_product(folder):
+    program = build_program(SOURCE.with_name("divider.cu"), folder)
+    result = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
