@@ -119,11 +119,12 @@ __global__ void __launch_bounds__(kThreads) load_running(BatchNorm<T> call, Chan
   channels.set(c, channel_of(call, c));
 }
 
-template <int V, bool Relu, bool Drop, class T>
+template <int V, bool Rows, bool Relu, bool Drop, class T>
 __global__ void __launch_bounds__(kThreads)
     normalize(const T* x, T* y, std::int64_t n, ChannelIndex channel_index, ChannelArrays<Arithmetic<T>> channels,
               Dropping<Arithmetic<T>> d) {
   using A = Arithmetic<T>;
+  using Values = ChannelValues<V, Rows, A>;
   const std::int64_t begin = tile_begin();
   if (begin >= n) return;
   Tile<V, T> tile;
@@ -131,14 +132,12 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int r = 0; r < tile.rounds; ++r) {
     const std::int64_t i = tile.index(begin, r);
-    const std::int64_t c = i < n ? channel_index(i) : 0;
-    Channel<A> channel = channels.get(c);
+    const std::int64_t c = i < n ? channel_index.template of<Rows>(i) : 0;
+    const Values mean(channels.mean, c), invstd(channels.invstd, c), weight(channels.weight, c), bias(channels.bias, c);
 #pragma unroll
     for (int j = 0; j < V; ++j) {
-      if (j > 0 && channel_index.rows()) channel = channels.get(c + j);
       T& value = tile.packs[r].values[j];
-      value =
-          narrow<T>(batch_norm_value<Relu>(widen(value), channel.mean, channel.invstd, channel.weight, channel.bias));
+      value = narrow<T>(batch_norm_value<Relu>(widen(value), mean[j], invstd[j], weight[j], bias[j]));
     }
     if constexpr (!Drop) tile.store_round(y, begin, n, r);
   }
@@ -159,14 +158,14 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <int V, class T>
+template <int V, bool Rows, class T>
 void run_normalize(const Context& context, const BatchNorm<T>& call, const T* x, T* y,
                    const ChannelArrays<Arithmetic<T>>& channels) {
   const std::int64_t n = call.shape.size();
   const bool drops = call.dropout != nullptr;
   const auto d = drops ? dropping<Arithmetic<T>>(*call.dropout) : Dropping<Arithmetic<T>>{};
-  const auto kernel = drops ? (call.relu ? normalize<V, true, true, T> : normalize<V, false, true, T>)
-                            : (call.relu ? normalize<V, true, false, T> : normalize<V, false, false, T>);
+  const auto kernel = drops ? (call.relu ? normalize<V, Rows, true, true, T> : normalize<V, Rows, false, true, T>)
+                            : (call.relu ? normalize<V, Rows, true, false, T> : normalize<V, Rows, false, false, T>);
   run(kernel, "batch norm, normalize", tile_blocks(n), dim3(kThreads), context, x, y, n, ChannelIndex(call.shape),
       channels, d);
 }
@@ -201,11 +200,11 @@ void batch_norm(const Context& context, const BatchNorm<T>& call, const T* x, T*
     run(load_running<T>, "batch norm, running statistics", ceil_div(s.channels, kThreads), dim3(kThreads), context,
         call, channels);
   }
-  if (fits_vectors<T>(s) && is_aligned(x) && is_aligned(y)) {
-    run_normalize<kVector<T>>(context, call, x, y, channels);
-  } else {
-    run_normalize<1>(context, call, x, y, channels);
-  }
+  constexpr int V = kVector<T>;
+  const bool vectors = fits_vectors<T>(s) && is_aligned(x) && is_aligned(y);
+  const auto normalized = s.inner == 1 ? (vectors ? run_normalize<V, true, T> : run_normalize<1, true, T>)
+                                       : (vectors ? run_normalize<V, false, T> : run_normalize<1, false, T>);
+  normalized(context, call, x, y, channels);
 }
 
 #define FUSEDSTEP_INSTANTIATE(T) template void batch_norm<T>(const Context&, const BatchNorm<T>&, const T*, T*);

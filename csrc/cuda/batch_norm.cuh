@@ -114,7 +114,15 @@ struct ChannelArrays {
     weight[c] = channel.weight;
     bias[c] = channel.bias;
   }
-  __device__ __forceinline__ Channel<A> get(std::int64_t c) const { return {mean[c], invstd[c], weight[c], bias[c]}; }
+};
+
+// The values of such a vector for the channels of a vector of V values: of V channels in rows, of one in planes.
+template <int V, bool Rows, class A>
+struct ChannelValues {
+  Pack<A, Rows ? V : 1> pack;
+
+  __device__ __forceinline__ ChannelValues(const A* vector, std::int64_t c) : pack(load<Rows ? V : 1>(vector + c)) {}
+  __device__ __forceinline__ A operator[](int j) const { return pack.values[Rows ? j : 0]; }
 };
 
 template <class A>
@@ -128,16 +136,14 @@ ChannelArrays<A> take_channels(Scratch& scratch, std::int64_t channels, bool bac
 // The channel of a memory index.
 class ChannelIndex {
  public:
-  explicit ChannelIndex(const ChannelShape& s)
-      : inner_(s.inner, s.size()), channels_(s.channels, s.size()), rows_(s.inner == 1) {}
-  __device__ __forceinline__ bool rows() const { return rows_; }
-  __device__ __forceinline__ std::int64_t operator()(std::int64_t i) const {
-    return channels_.remainder(rows_ ? i : inner_.divide(i));
+  explicit ChannelIndex(const ChannelShape& s) : inner_(s.inner, s.size()), channels_(s.channels, s.size()) {}
+  template <bool Rows>
+  __device__ __forceinline__ std::int64_t of(std::int64_t i) const {
+    return channels_.remainder(Rows ? i : inner_.divide(i));
   }
 
  private:
   Divider inner_, channels_;
-  bool rows_;
 };
 
 // Whether vectors of V values stay within a plane, or within a row.

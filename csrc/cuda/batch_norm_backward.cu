@@ -109,11 +109,12 @@ __global__ void __launch_bounds__(kThreads)
   channels.mean_t_xhat[c] = sum_t_xhat / n;
 }
 
-template <int V, bool Relu, class T>
+template <int V, bool Rows, bool Relu, class T>
 __global__ void __launch_bounds__(kThreads)
     input_gradient(const T* dy, const T* x, T* dx, std::int64_t n, bool training, ChannelIndex channel_index,
                    ChannelArrays<Arithmetic<T>> channels) {
   using A = Arithmetic<T>;
+  using Values = ChannelValues<V, Rows, A>;
   const std::int64_t begin = tile_begin();
   if (begin >= n) return;
   Tile<V, T> tile, inputs;
@@ -122,20 +123,28 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int r = 0; r < tile.rounds; ++r) {
     const std::int64_t i = tile.index(begin, r);
-    const std::int64_t first = i < n ? channel_index(i) : 0;
+    const std::int64_t c = i < n ? channel_index.template of<Rows>(i) : 0;
+    const Values mean(channels.mean, c), invstd(channels.invstd, c), weight(channels.weight, c), bias(channels.bias, c);
+    const Values scale(channels.scale, c), mean_t(channels.mean_t, c), mean_t_xhat(channels.mean_t_xhat, c);
 #pragma unroll
     for (int j = 0; j < V; ++j) {
-      const std::int64_t c = channel_index.rows() ? first + j : first;
-      const Channel<A> channel = channels.get(c);
       T& value = tile.packs[r].values[j];
-      const A xhat = normalized(widen(inputs.packs[r].values[j]), channel.mean, channel.invstd);
-      const A t = batch_norm_masked<Relu>(widen(value), xhat, channel.weight, channel.bias);
-      value = narrow<T>(
-          training ? batch_norm_input_gradient(t, xhat, channels.scale[c], channels.mean_t[c], channels.mean_t_xhat[c])
-                   : channels.scale[c] * t);
+      const A xhat = normalized(widen(inputs.packs[r].values[j]), mean[j], invstd[j]);
+      const A t = batch_norm_masked<Relu>(widen(value), xhat, weight[j], bias[j]);
+      value =
+          narrow<T>(training ? batch_norm_input_gradient(t, xhat, scale[j], mean_t[j], mean_t_xhat[j]) : scale[j] * t);
     }
     tile.store_round(dx, begin, n, r);
   }
+}
+
+template <int V, bool Rows, class T>
+void run_input_gradient(const Context& context, const BatchNorm<T>& call, const T* dy, const T* x, T* dx,
+                        const ChannelArrays<Arithmetic<T>>& channels) {
+  const std::int64_t n = call.shape.size();
+  run(call.relu ? input_gradient<V, Rows, true, T> : input_gradient<V, Rows, false, T>,
+      "batch norm backward, input gradient", tile_blocks(n), dim3(kThreads), context, dy, x, dx, n, call.training,
+      ChannelIndex(call.shape), channels);
 }
 
 }  // namespace
@@ -171,10 +180,9 @@ void batch_norm_backward(const Context& context, const BatchNorm<T>& call, const
       nodes, sums_t, sums_t_xhat, channels, dweight, dbias);
   constexpr int V = kVector<T>;
   const bool vectors = fits_vectors<T>(s) && is_aligned(dy) && is_aligned(x) && is_aligned(dx);
-  const auto kernel = vectors ? (call.relu ? input_gradient<V, true, T> : input_gradient<V, false, T>)
-                              : (call.relu ? input_gradient<1, true, T> : input_gradient<1, false, T>);
-  run(kernel, "batch norm backward, input gradient", tile_blocks(s.size()), dim3(kThreads), context, dy, x, dx,
-      s.size(), call.training, ChannelIndex(s), channels);
+  const auto gradient = s.inner == 1 ? (vectors ? run_input_gradient<V, true, T> : run_input_gradient<1, true, T>)
+                                     : (vectors ? run_input_gradient<V, false, T> : run_input_gradient<1, false, T>);
+  gradient(context, call, dy, x, dx, channels);
 }
 
 #define FUSEDSTEP_INSTANTIATE(T)                                                                                      \

@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads)
       high = middle - 1;
     }
   }
-  const StepArrays<P, S>& a = table.arrays[low];
+  const StepArrays<P, S> a = table.arrays[low];
   const StepScalars<A> s = values.folded != nullptr ? *values.folded : values.scalars;
   const std::int64_t chunk = blockIdx.x - table.first_chunk[low];
   const int head = table.head[low];
