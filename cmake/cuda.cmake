@@ -40,8 +40,10 @@ file(GLOB _cuda_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda
 add_library(fusedstep_cuda STATIC ${_cuda_sources})
 set_target_properties(fusedstep_cuda PROPERTIES POSITION_INDEPENDENT_CODE ON CUDA_SEPARABLE_COMPILATION OFF
                       CUDA_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
-# Without contraction, as on the CPU: equal bits rest on it. Never fast math.
-target_compile_options(fusedstep_cuda PRIVATE --fmad=false -Xcompiler=-Wall,-Wextra,-ffp-contract=off)
+# Without contraction, as on the CPU: equal bits rest on it. Never fast math. Compressed, the many instances of a
+# kernel take a tenth of the space.
+target_compile_options(fusedstep_cuda PRIVATE --fmad=false --compress-mode=size
+                       -Xcompiler=-Wall,-Wextra,-ffp-contract=off)
 if(FUSEDSTEP_WERROR)
   target_compile_options(fusedstep_cuda PRIVATE -Werror all-warnings)
 endif()

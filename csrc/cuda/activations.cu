@@ -48,23 +48,23 @@ __global__ void __launch_bounds__(kThreads)
 
 // The gradient on a leaf of rows, and its sums for the bias.
 template <class F, class T>
-__global__ void __launch_bounds__(kRowChannels* kLanes)
-    backward_rows(const T* dy, const T* saved, T* dx, std::int64_t rows, std::int64_t columns, T slope, Nodes nodes,
-                  T* sums) {
+__global__ void __launch_bounds__(kThreads) backward_rows(const T* dy, const T* saved, T* dx, std::int64_t rows,
+                                                          std::int64_t columns, T slope, Nodes nodes, T* sums) {
   const RowBlock at(columns);
-  T sum = 0;
-#pragma unroll
+  T own_sums[kOwnLanes] = {};
   for (int k = 0; k < kLaneValues; ++k) {
-    const std::int64_t row = at.row + k * kLanes;
-    if (!at.inside || row >= rows) continue;
-    const std::int64_t i = row * columns + at.channel;
-    const T gradient = F::gradient(dy[i], saved[i], slope);
-    dx[i] = gradient;
-    sum += gradient;
+#pragma unroll
+    for (int own = 0; own < kOwnLanes; ++own) {
+      const std::int64_t row = at.row(k, own);
+      if (!at.inside || row >= rows) continue;
+      const std::int64_t i = row * columns + at.channel;
+      const T gradient = F::gradient(dy[i], saved[i], slope);
+      dx[i] = gradient;
+      own_sums[own] += gradient;
+    }
   }
-  sum = fold_rows(sum);
-  const std::int64_t column = at.channel - threadIdx.x + threadIdx.y;
-  if (threadIdx.x == 0 && column < columns) sums[column * nodes.per_channel + at.node] = sum;
+  const T sum = fold_rows(own_sums);
+  if (at.writes()) sums[at.channel * nodes.per_channel + at.node] = sum;
 }
 
 // A block a column.

@@ -9,9 +9,9 @@ namespace {
 
 // Mean of x - first value, and sum of squared deviations, of the leaves of a channel's planes: the values stay in
 // registers between the two.
-template <class T>
-__global__ void __launch_bounds__(kThreads) plane_moments(const T* x, ChannelShape s, Divider by_inner, Nodes nodes,
-                                                          Arithmetic<T>* means, Arithmetic<T>* squares) {
+template <class Index, class T>
+__global__ void __launch_bounds__(kThreads) plane_moments(const T* x, ChannelShape s, PlaneSteps<Index> steps,
+                                                          Nodes nodes, Arithmetic<T>* means, Arithmetic<T>* squares) {
   using A = Arithmetic<T>;
   __shared__ A mean_nodes[kPlaneLeaves], square_nodes[kPlaneLeaves];
   const std::int64_t channel = blockIdx.x / nodes.per_channel, node = blockIdx.x % nodes.per_channel;
@@ -20,13 +20,8 @@ __global__ void __launch_bounds__(kThreads) plane_moments(const T* x, ChannelSha
   const A first = widen(x[channel * s.inner]);
   if (begin < count) {
     const std::int64_t left = count - begin < kLeaf ? count - begin : kLeaf;
-    PlaneWalk walk(s, by_inner, channel, begin + lane_index());
     A values[kLaneValues], sum = 0;
-#pragma unroll
-    for (int k = 0; k < kLaneValues; ++k) {
-      values[k] = k * kLanes + lane_index() < left ? widen(x[walk.at()]) - first : A(0);
-      walk.advance();
-    }
+    for_lane_values(steps, channel, begin, left, [&](int k, Index at) { values[k] = widen(x[at]) - first; });
 #pragma unroll
     for (int k = 0; k < kLaneValues; ++k) {
       if (k * kLanes + lane_index() < left) sum += values[k];
@@ -58,38 +53,51 @@ __global__ void __launch_bounds__(kThreads) plane_moments(const T* x, ChannelSha
   }
 }
 
-// The same for a leaf of rows: kRowChannels channels by kLanes lanes of threads.
+// The same for a leaf of rows. Two blocks a multiprocessor, so that one loads while the other adds.
 template <class T>
-__global__ void __launch_bounds__(kRowChannels* kLanes)
+__global__ void __launch_bounds__(kThreads, sizeof(Arithmetic<T>) == 4 ? 2 : 1)
     row_moments(const T* x, ChannelShape s, Nodes nodes, Arithmetic<T>* means, Arithmetic<T>* squares) {
   using A = Arithmetic<T>;
   const RowBlock at(s.channels);
   const std::int64_t rows = s.count(), leaf_rows = rows - at.node * kLeaf < kLeaf ? rows - at.node * kLeaf : kLeaf;
   const A first = at.inside ? widen(x[at.channel]) : A(0);
-  A values[kLaneValues], sum = 0;
+  A values[kLaneValues][kOwnLanes], sums[kOwnLanes] = {}, square_sums[kOwnLanes] = {};
 #pragma unroll
   for (int k = 0; k < kLaneValues; ++k) {
-    const std::int64_t row = at.row + k * kLanes;
-    values[k] = at.inside && row < rows ? widen(x[row * s.channels + at.channel]) - first : A(0);
+#pragma unroll
+    for (int own = 0; own < kOwnLanes; ++own) {
+      const std::int64_t row = at.row(k, own);
+      values[k][own] = at.inside && row < rows ? widen(x[row * s.channels + at.channel]) - first : A(0);
+    }
   }
 #pragma unroll
   for (int k = 0; k < kLaneValues; ++k) {
-    if (at.row + k * kLanes < rows) sum += values[k];
+#pragma unroll
+    for (int own = 0; own < kOwnLanes; ++own) {
+      if (at.row(k, own) < rows) sums[own] += values[k][own];
+    }
   }
-  const A own_mean = fold_rows(sum) / static_cast<A>(leaf_rows);  // of channel threadIdx.y, in threads (0, y)
-  const A mean = share_channels(own_mean);
-  A square_sum = 0;
+  const A mean = fold_rows(sums) / static_cast<A>(leaf_rows);
 #pragma unroll
   for (int k = 0; k < kLaneValues; ++k) {
-    const A d = values[k] - mean;
-    if (at.row + k * kLanes < rows) square_sum += d * d;
+#pragma unroll
+    for (int own = 0; own < kOwnLanes; ++own) {
+      const A d = values[k][own] - mean;
+      if (at.row(k, own) < rows) square_sums[own] += d * d;
+    }
   }
-  square_sum = fold_rows(square_sum);
-  const std::int64_t channel = at.channel - threadIdx.x + threadIdx.y;
-  if (threadIdx.x == 0 && channel < s.channels) {
-    means[channel * nodes.per_channel + at.node] = own_mean;
-    squares[channel * nodes.per_channel + at.node] = square_sum;
+  const A square_sum = fold_rows(square_sums);
+  if (at.writes()) {
+    means[at.channel * nodes.per_channel + at.node] = mean;
+    squares[at.channel * nodes.per_channel + at.node] = square_sum;
   }
+}
+
+template <class Index, class T>
+void run_plane_moments(const Context& context, const ChannelShape& s, const T* x, const Nodes& nodes,
+                       Arithmetic<T>* means, Arithmetic<T>* squares) {
+  run(plane_moments<Index, T>, "batch norm, moments of planes", node_blocks(s, nodes), node_threads(s), context, x, s,
+      PlaneSteps<Index>(s), nodes, means, squares);
 }
 
 // A block a channel: merges its nodes, then what follows from its moments.
@@ -191,8 +199,8 @@ void batch_norm(const Context& context, const BatchNorm<T>& call, const T* x, T*
       run(row_moments<T>, "batch norm, moments of rows", node_blocks(s, nodes), node_threads(s), context, x, s, nodes,
           means, squares);
     } else {
-      run(plane_moments<T>, "batch norm, moments of planes", node_blocks(s, nodes), node_threads(s), context, x, s,
-          Divider(s.inner, s.size()), nodes, means, squares);
+      const auto moments = fits_int32(s) ? run_plane_moments<std::int32_t, T> : run_plane_moments<std::int64_t, T>;
+      moments(context, s, x, nodes, means, squares);
     }
     run(finish_channels<T>, "batch norm, finish moments", s.channels, merge_threads(nodes.per_channel), context, x,
         call, nodes, means, squares, channels);

@@ -14,30 +14,42 @@ using launch::BatchNorm;
 using launch::ChannelVector;
 
 constexpr int kPlaneLeaves = kThreads / kWarp;  // leaves of a channel that a block adds, a warp each
-constexpr int kRowChannels = 32;                // a block of rows has this many channels, and kLanes lanes each
 
-// A leaf's values of a channel, lane by lane: walks the planes of one channel.
-class PlaneWalk {
- public:
-  __device__ __forceinline__ PlaneWalk(const ChannelShape& s, const Divider& by_inner, std::int64_t channel,
-                                       std::int64_t index)
-      : inner_(s.inner), skip_(s.channels * s.inner) {
-    const std::int64_t outer = by_inner.divide(index);
-    inside_ = index - outer * inner_;
-    plane_ = outer * skip_ + channel * inner_;
-  }
-  __device__ __forceinline__ std::int64_t at() const { return plane_ + inside_; }
-  __device__ __forceinline__ void advance() {
-    inside_ += kLanes;
-    while (inside_ >= inner_) {
-      inside_ -= inner_;
-      plane_ += skip_;
+// How a lane goes from a value of a channel to its next one, kLanes further on; Index holds what memory indices need.
+template <class Index>
+struct PlaneSteps {
+  Divider by_inner;
+  Index inner, channels, outer_step, inside_step;
+
+  explicit PlaneSteps(const ChannelShape& s)
+      : by_inner(s.inner, s.size()),
+        inner(static_cast<Index>(s.inner)),
+        channels(static_cast<Index>(s.channels)),
+        outer_step(static_cast<Index>(s.inner ? kLanes / s.inner * s.inner * s.channels : 0)),
+        inside_step(static_cast<Index>(s.inner ? kLanes % s.inner : 0)) {}
+};
+
+inline bool fits_int32(const ChannelShape& s) { return s.size() < std::int64_t{1} << 31; }
+
+// f(k, memory index) for the values k * kLanes + lane of a leaf, those below `left`; `begin` is the leaf's first value.
+template <class Index, class F>
+__device__ __forceinline__ void for_lane_values(const PlaneSteps<Index>& steps, std::int64_t channel,
+                                                std::int64_t begin, std::int64_t left, const F& f) {
+  const std::int64_t first = begin + lane_index(), outer = steps.by_inner.divide(first);
+  auto inside = static_cast<Index>(first - outer * steps.inner);
+  const Index skip = steps.channels * steps.inner;
+  auto plane = static_cast<Index>(outer * skip + channel * steps.inner);
+#pragma unroll
+  for (int k = 0; k < kLaneValues; ++k) {
+    if (k * kLanes + lane_index() < left) f(k, plane + inside);
+    inside += steps.inside_step;
+    plane += steps.outer_step;
+    if (inside >= steps.inner) {
+      inside -= steps.inner;
+      plane += skip;
     }
   }
-
- private:
-  std::int64_t inner_, skip_, inside_, plane_;
-};
+}
 
 // Nodes of a tree stand side by side for each channel; each is of `leaves` leaves.
 struct Nodes {
@@ -49,44 +61,54 @@ inline Nodes nodes_of(const ChannelShape& s) {
   return {ceil_div(leaf_count(s.count()), leaves), leaves};
 }
 
+// A block of rows adds a leaf of this many channels; each thread has four of the lanes: y, 8 + y, 16 + y, 24 + y.
+constexpr int kRowChannels = 32, kRowThreads = kThreads / kRowChannels, kOwnLanes = kLanes / kRowThreads;
+static_assert(kOwnLanes == 4, "fold_rows folds four lanes by hand");
+
 inline std::int64_t node_blocks(const ChannelShape& s, const Nodes& nodes) {
   return nodes.per_channel * (s.inner == 1 ? ceil_div(s.channels, kRowChannels) : s.channels);
 }
 
-inline dim3 node_threads(const ChannelShape& s) { return s.inner == 1 ? dim3(kRowChannels, kLanes) : dim3(kThreads); }
+inline dim3 node_threads(const ChannelShape& s) {
+  return s.inner == 1 ? dim3(kRowChannels, kRowThreads) : dim3(kThreads);
+}
 
-// Where a block of rows stands.
+// Where a thread of a block of rows stands.
 struct RowBlock {
-  std::int64_t channel, node, row;  // of this thread; `row` is its first
-  bool inside;                      // whether there is such a channel
+  std::int64_t channel, node;
+  bool inside;  // whether there is such a channel
+
   __device__ __forceinline__ explicit RowBlock(std::int64_t channels) {
     const std::int64_t blocks = (channels + kRowChannels - 1) / kRowChannels;
     node = blockIdx.x / blocks;
     channel = blockIdx.x % blocks * kRowChannels + threadIdx.x;
-    row = node * kLeaf + threadIdx.y;
     inside = channel < channels;
   }
+  // The row of value k of the thread's lane number `own`.
+  __device__ __forceinline__ std::int64_t row(int k, int own) const {
+    return node * kLeaf + k * kLanes + own * kRowThreads + threadIdx.y;
+  }
+  // Whether this thread writes the channel's node.
+  __device__ __forceinline__ bool writes() const { return inside && threadIdx.y == 0; }
 };
 
-// Turns a block of rows, so that each warp holds the lanes of one channel, and adds them: thread (0, y) gets the sum of
-// the block's channel y. All threads take part.
+// The leaf's sum from its lanes' sums, halved as everywhere: for all threads of a channel. All threads of the block
+// take part.
 template <class A>
-__device__ __forceinline__ A fold_rows(A lane_sum) {
-  __shared__ A turned[kLanes][kRowChannels + 1];
+__device__ __forceinline__ A fold_rows(const A (&own)[kOwnLanes]) {
+  __shared__ A lanes[kRowThreads][kRowChannels];
   __syncthreads();
-  turned[threadIdx.y][threadIdx.x] = lane_sum;
+  lanes[threadIdx.y][threadIdx.x] = (own[0] + own[2]) + (own[1] + own[3]);
   __syncthreads();
-  return fold_lanes(turned[threadIdx.x][threadIdx.y]);
-}
-
-// From thread (0, y)'s value of channel y to all threads of that channel.
-template <class A>
-__device__ __forceinline__ A share_channels(A value) {
-  __shared__ A shared[kRowChannels];
-  __syncthreads();
-  if (threadIdx.x == 0) shared[threadIdx.y] = value;
-  __syncthreads();
-  return shared[threadIdx.x];
+  A sums[kRowThreads];
+#pragma unroll
+  for (int i = 0; i < kRowThreads; ++i) sums[i] = lanes[i][threadIdx.x];
+#pragma unroll
+  for (int half = kRowThreads / 2; half > 0; half /= 2) {
+#pragma unroll
+    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
+  }
+  return sums[0];
 }
 
 // What normalizes a channel.

@@ -7,9 +7,10 @@ namespace cuda {
 namespace {
 
 // Sums of t, the gradient behind the ReLU, and of t * xhat over the leaves of a channel's planes.
-template <bool Relu, class T>
-__global__ void __launch_bounds__(kThreads) plane_sums(const T* dy, const T* x, BatchNorm<T> call, Divider by_inner,
-                                                       Nodes nodes, Arithmetic<T>* sums_t, Arithmetic<T>* sums_t_xhat) {
+template <bool Relu, class Index, class T>
+__global__ void __launch_bounds__(kThreads)
+    plane_sums(const T* dy, const T* x, BatchNorm<T> call, PlaneSteps<Index> steps, Nodes nodes, Arithmetic<T>* sums_t,
+               Arithmetic<T>* sums_t_xhat) {
   using A = Arithmetic<T>;
   __shared__ A t_nodes[kPlaneLeaves], product_nodes[kPlaneLeaves];
   const ChannelShape& s = call.shape;
@@ -19,15 +20,11 @@ __global__ void __launch_bounds__(kThreads) plane_sums(const T* dy, const T* x, 
   if (begin < count) {
     const std::int64_t left = count - begin < kLeaf ? count - begin : kLeaf;
     const Channel<A> channel = channel_of(call, c);
-    PlaneWalk walk(s, by_inner, c, begin + lane_index());
     A ts[kLaneValues], xs[kLaneValues], sum_t = 0, sum_product = 0;
-#pragma unroll
-    for (int k = 0; k < kLaneValues; ++k) {
-      const bool inside = k * kLanes + lane_index() < left;
-      ts[k] = inside ? widen(dy[walk.at()]) : A(0);
-      xs[k] = inside ? widen(x[walk.at()]) : A(0);
-      walk.advance();
-    }
+    for_lane_values(steps, c, begin, left, [&](int k, Index at) {
+      ts[k] = widen(dy[at]);
+      xs[k] = widen(x[at]);
+    });
 #pragma unroll
     for (int k = 0; k < kLaneValues; ++k) {
       if (k * kLanes + lane_index() >= left) continue;
@@ -56,33 +53,41 @@ __global__ void __launch_bounds__(kThreads) plane_sums(const T* dy, const T* x, 
 
 // The same for a leaf of rows.
 template <bool Relu, class T>
-__global__ void __launch_bounds__(kRowChannels* kLanes)
-    row_sums(const T* dy, const T* x, BatchNorm<T> call, Nodes nodes, Arithmetic<T>* sums_t,
-             Arithmetic<T>* sums_t_xhat) {
+__global__ void __launch_bounds__(kThreads) row_sums(const T* dy, const T* x, BatchNorm<T> call, Nodes nodes,
+                                                     Arithmetic<T>* sums_t, Arithmetic<T>* sums_t_xhat) {
   using A = Arithmetic<T>;
   const std::int64_t channels = call.shape.channels, rows = call.shape.count();
   const RowBlock at(channels);
-  A sum_t = 0, sum_product = 0;
+  A ts[kOwnLanes] = {}, products[kOwnLanes] = {};
   if (at.inside) {
     const Channel<A> channel = channel_of(call, at.channel);
-#pragma unroll
+#pragma unroll 4
     for (int k = 0; k < kLaneValues; ++k) {
-      const std::int64_t row = at.row + k * kLanes;
-      if (row >= rows) continue;
-      const std::int64_t i = row * channels + at.channel;
-      const A xhat = normalized(widen(x[i]), channel.mean, channel.invstd);
-      const A t = batch_norm_masked<Relu>(widen(dy[i]), xhat, channel.weight, channel.bias);
-      sum_t += t;
-      sum_product += t * xhat;
+#pragma unroll
+      for (int own = 0; own < kOwnLanes; ++own) {
+        const std::int64_t row = at.row(k, own);
+        if (row >= rows) continue;
+        const std::int64_t i = row * channels + at.channel;
+        const A xhat = normalized(widen(x[i]), channel.mean, channel.invstd);
+        const A t = batch_norm_masked<Relu>(widen(dy[i]), xhat, channel.weight, channel.bias);
+        ts[own] += t;
+        products[own] += t * xhat;
+      }
     }
   }
-  sum_t = fold_rows(sum_t);
-  sum_product = fold_rows(sum_product);
-  const std::int64_t channel = at.channel - threadIdx.x + threadIdx.y;
-  if (threadIdx.x == 0 && channel < channels) {
-    sums_t[channel * nodes.per_channel + at.node] = sum_t;
-    sums_t_xhat[channel * nodes.per_channel + at.node] = sum_product;
+  const A sum_t = fold_rows(ts), sum_product = fold_rows(products);
+  if (at.writes()) {
+    sums_t[at.channel * nodes.per_channel + at.node] = sum_t;
+    sums_t_xhat[at.channel * nodes.per_channel + at.node] = sum_product;
   }
+}
+
+template <class Index, class T>
+void run_plane_sums(const Context& context, const BatchNorm<T>& call, const T* dy, const T* x, const Nodes& nodes,
+                    Arithmetic<T>* sums_t, Arithmetic<T>* sums_t_xhat) {
+  const ChannelShape& s = call.shape;
+  run(call.relu ? plane_sums<true, Index, T> : plane_sums<false, Index, T>, "batch norm backward, sums of planes",
+      node_blocks(s, nodes), node_threads(s), context, dy, x, call, PlaneSteps<Index>(s), nodes, sums_t, sums_t_xhat);
 }
 
 // A block a channel: merges its nodes, then what follows from its sums.
@@ -171,9 +176,8 @@ void batch_norm_backward(const Context& context, const BatchNorm<T>& call, const
     run(call.relu ? row_sums<true, T> : row_sums<false, T>, "batch norm backward, sums of rows", node_blocks(s, nodes),
         node_threads(s), context, dy, x, call, nodes, sums_t, sums_t_xhat);
   } else {
-    run(call.relu ? plane_sums<true, T> : plane_sums<false, T>, "batch norm backward, sums of planes",
-        node_blocks(s, nodes), node_threads(s), context, dy, x, call, Divider(s.inner, s.size()), nodes, sums_t,
-        sums_t_xhat);
+    const auto sums = fits_int32(s) ? run_plane_sums<std::int32_t, T> : run_plane_sums<std::int64_t, T>;
+    sums(context, call, dy, x, nodes, sums_t, sums_t_xhat);
   }
   const auto channels = take_channels<A>(scratch, s.channels, true);
   run(finish_sums<T>, "batch norm backward, finish sums", s.channels, merge_threads(nodes.per_channel), context, call,
