@@ -299,3 +299,18 @@ def test_no_memory_is_kept(key):
     finally:
         tracemalloc.stop()
     assert min(growth) < 2000, growth  # the interpreter's own tables grow now and then; a leak grows every time
+
+
+def test_tensors_without_memory():
+    torch = pytest.importorskip("torch")
+    nowhere = torch._efficientzerotensor(4)
+    with pytest.raises(ValueError, match="'grads' has no memory of its own"):
+        ops.sgd_step(torch.ones(4), nowhere, lr=0.1)
+
+
+def test_types_smaller_than_a_byte():
+    torch = pytest.importorskip("torch")
+    if not hasattr(torch, "float4_e2m1fn_x2"):
+        pytest.skip("this torch has no such type")
+    with pytest.raises(TypeError, match="'step' has dtype"):
+        ops.prepare_step(torch.empty((), dtype=torch.float4_e2m1fn_x2), torch.ones((), dtype=torch.float64))

@@ -375,7 +375,14 @@ Array Arrays::take(py::handle object, const char* name, Accept accept, std::int6
       stride *= array.shape[axis];
     }
   }
-  if (array.size != 0 && reinterpret_cast<std::uintptr_t>(array.data) % array.itemsize != 0) not_aligned(array);
+  if (array.size != 0 && t.data == nullptr) {
+    throw py::value_error(array.label() +
+                          " has no memory of its own (a fake tensor, or one of zeros that are nowhere)");
+  }
+  const bool bytes = t.dtype.bits % 8 == 0;
+  if (bytes && array.size != 0 && reinterpret_cast<std::uintptr_t>(array.data) % array.itemsize != 0) {
+    not_aligned(array);
+  }
   note_stream(object);
   return array;
 }

@@ -182,6 +182,11 @@ void batch_norm_backward(py::handle dy_, py::handle x_, py::handle mean_, py::ha
 }  // namespace
 
 void bind_batch_norm(py::module_& m) {
+  m.def("is_capturing", [](py::handle x) {
+    Arrays arrays;
+    arrays.take(x, "x");
+    return launch::is_capturing(arrays.context());
+  });
   m.def("batch_norm", &batch_norm);
   m.def("batch_norm_backward", &batch_norm_backward);
 }

@@ -52,15 +52,29 @@ __global__ void __launch_bounds__(kThreads) backward_rows(const T* dy, const T* 
                                                           std::int64_t columns, T slope, Nodes nodes, T* sums) {
   const RowBlock at(columns);
   T own_sums[kOwnLanes] = {};
-  for (int k = 0; k < kLaneValues; ++k) {
+  constexpr int group = 4;  // rounds whose loads are under way together
+  for (int begin = 0; begin < kLaneValues; begin += group) {
+    T gradients[group][kOwnLanes], outputs[group][kOwnLanes];
 #pragma unroll
-    for (int own = 0; own < kOwnLanes; ++own) {
-      const std::int64_t row = at.row(k, own);
-      if (!at.inside || row >= rows) continue;
-      const std::int64_t i = row * columns + at.channel;
-      const T gradient = F::gradient(dy[i], saved[i], slope);
-      dx[i] = gradient;
-      own_sums[own] += gradient;
+    for (int k = 0; k < group; ++k) {
+#pragma unroll
+      for (int own = 0; own < kOwnLanes; ++own) {
+        // No other thread's values are read: dx may be dy.
+        const bool there = at.inside && at.row(begin + k, own) < rows;
+        const std::int64_t i = at.row(begin + k, own) * columns + at.channel;
+        gradients[k][own] = there ? dy[i] : T(0);
+        outputs[k][own] = there ? saved[i] : T(0);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < group; ++k) {
+#pragma unroll
+      for (int own = 0; own < kOwnLanes; ++own) {
+        if (!at.inside || at.row(begin + k, own) >= rows) continue;
+        const T gradient = F::gradient(gradients[k][own], outputs[k][own], slope);
+        dx[at.row(begin + k, own) * columns + at.channel] = gradient;
+        own_sums[own] += gradient;
+      }
     }
   }
   const T sum = fold_rows(own_sums);

@@ -20,10 +20,12 @@ __global__ void __launch_bounds__(kThreads) plane_moments(const T* x, ChannelSha
   const A first = widen(x[channel * s.inner]);
   if (begin < count) {
     const std::int64_t left = count - begin < kLeaf ? count - begin : kLeaf;
+    T inputs[kLaneValues] = {};
+    for_lane_values(steps, channel, begin, left, [&](int k, Index at) { inputs[k] = x[at]; });
     A values[kLaneValues], sum = 0;
-    for_lane_values(steps, channel, begin, left, [&](int k, Index at) { values[k] = widen(x[at]) - first; });
 #pragma unroll
     for (int k = 0; k < kLaneValues; ++k) {
+      values[k] = widen(inputs[k]) - first;
       if (k * kLanes + lane_index() < left) sum += values[k];
     }
     const A mean = __shfl_sync(kAllLanes, fold_lanes(sum) / static_cast<A>(left), 0);
@@ -60,20 +62,19 @@ __global__ void __launch_bounds__(kThreads, sizeof(Arithmetic<T>) == 4 ? 2 : 1)
   using A = Arithmetic<T>;
   const RowBlock at(s.channels);
   const std::int64_t rows = s.count(), leaf_rows = rows - at.node * kLeaf < kLeaf ? rows - at.node * kLeaf : kLeaf;
-  const A first = at.inside ? widen(x[at.channel]) : A(0);
+  const A first = widen(x[at.clamped]);
+  T inputs[kLaneValues][kOwnLanes];
+#pragma unroll
+  for (int k = 0; k < kLaneValues; ++k) {
+#pragma unroll
+    for (int own = 0; own < kOwnLanes; ++own) inputs[k][own] = x[at.index(k, own, rows, s.channels)];
+  }
   A values[kLaneValues][kOwnLanes], sums[kOwnLanes] = {}, square_sums[kOwnLanes] = {};
 #pragma unroll
   for (int k = 0; k < kLaneValues; ++k) {
 #pragma unroll
     for (int own = 0; own < kOwnLanes; ++own) {
-      const std::int64_t row = at.row(k, own);
-      values[k][own] = at.inside && row < rows ? widen(x[row * s.channels + at.channel]) - first : A(0);
-    }
-  }
-#pragma unroll
-  for (int k = 0; k < kLaneValues; ++k) {
-#pragma unroll
-    for (int own = 0; own < kOwnLanes; ++own) {
+      values[k][own] = widen(inputs[k][own]) - first;
       if (at.row(k, own) < rows) sums[own] += values[k][own];
     }
   }
@@ -106,7 +107,10 @@ __global__ void __launch_bounds__(kThreads)
     finish_channels(const T* x, BatchNorm<T> call, Nodes nodes, Arithmetic<T>* means, Arithmetic<T>* squares,
                     ChannelArrays<Arithmetic<T>> channels) {
   const std::int64_t c = blockIdx.x, values = nodes.leaves * kLeaf, count = call.shape.count();
-  auto *mean = means + c * nodes.per_channel, *square = squares + c * nodes.per_channel;
+  using A = Arithmetic<T>;
+  __shared__ A staged_means[kStaged], staged_squares[kStaged];
+  A* mean = stage(means + c * nodes.per_channel, nodes.per_channel, staged_means);
+  A* square = stage(squares + c * nodes.per_channel, nodes.per_channel, staged_squares);
   merge_nodes(nodes.per_channel, [&](std::int64_t left, std::int64_t right, std::int64_t span) {
     const std::int64_t rest = count - right * values;
     merge_moments(span * values, mean[left], square[left], rest < span * values ? rest : span * values, mean[right],
@@ -193,8 +197,7 @@ void batch_norm(const Context& context, const BatchNorm<T>& call, const T* x, T*
   const auto channels = take_channels<A>(scratch, s.channels, false);
   if (call.training) {
     const Nodes nodes = nodes_of(s);
-    A *means = scratch.take<A>(nodes.per_channel * s.channels),
-      *squares = scratch.take<A>(nodes.per_channel * s.channels);
+    A *means = scratch.take<A>(2 * nodes.per_channel * s.channels), *squares = means + nodes.per_channel * s.channels;
     if (s.inner == 1) {
       run(row_moments<T>, "batch norm, moments of rows", node_blocks(s, nodes), node_threads(s), context, x, s, nodes,
           means, squares);

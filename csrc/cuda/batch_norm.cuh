@@ -29,7 +29,10 @@ struct PlaneSteps {
         inside_step(static_cast<Index>(s.inner ? kLanes % s.inner : 0)) {}
 };
 
-inline bool fits_int32(const ChannelShape& s) { return s.size() < std::int64_t{1} << 31; }
+// A lane's last steps may go beyond the end by a leaf.
+inline bool fits_int32(const ChannelShape& s) {
+  return s.size() + kLeaf * s.channels * s.inner < std::int64_t{1} << 31;
+}
 
 // f(k, memory index) for the values k * kLanes + lane of a leaf, those below `left`; `begin` is the leaf's first value.
 template <class Index, class F>
@@ -76,17 +79,25 @@ inline dim3 node_threads(const ChannelShape& s) {
 // Where a thread of a block of rows stands.
 struct RowBlock {
   std::int64_t channel, node;
-  bool inside;  // whether there is such a channel
+  bool inside;           // whether there is such a channel
+  std::int64_t clamped;  // a channel that there is
 
   __device__ __forceinline__ explicit RowBlock(std::int64_t channels) {
     const std::int64_t blocks = (channels + kRowChannels - 1) / kRowChannels;
     node = blockIdx.x / blocks;
     channel = blockIdx.x % blocks * kRowChannels + threadIdx.x;
     inside = channel < channels;
+    clamped = inside ? channel : 0;
   }
   // The row of value k of the thread's lane number `own`.
   __device__ __forceinline__ std::int64_t row(int k, int own) const {
     return node * kLeaf + k * kLanes + own * kRowThreads + threadIdx.y;
+  }
+  // The memory index of that row's value; of some row's past the end. Without a condition, all loads are under way
+  // before the first is waited for.
+  __device__ __forceinline__ std::int64_t index(int k, int own, std::int64_t rows, std::int64_t channels) const {
+    const std::int64_t r = row(k, own);
+    return (r < rows ? r : rows - 1) * channels + clamped;
   }
   // Whether this thread writes the channel's node.
   __device__ __forceinline__ bool writes() const { return inside && threadIdx.y == 0; }

@@ -20,16 +20,17 @@ __global__ void __launch_bounds__(kThreads)
   if (begin < count) {
     const std::int64_t left = count - begin < kLeaf ? count - begin : kLeaf;
     const Channel<A> channel = channel_of(call, c);
-    A ts[kLaneValues], xs[kLaneValues], sum_t = 0, sum_product = 0;
+    T gradients[kLaneValues] = {}, inputs[kLaneValues] = {};
     for_lane_values(steps, c, begin, left, [&](int k, Index at) {
-      ts[k] = widen(dy[at]);
-      xs[k] = widen(x[at]);
+      gradients[k] = dy[at];
+      inputs[k] = x[at];
     });
+    A sum_t = 0, sum_product = 0;
 #pragma unroll
     for (int k = 0; k < kLaneValues; ++k) {
       if (k * kLanes + lane_index() >= left) continue;
-      const A xhat = normalized(xs[k], channel.mean, channel.invstd);
-      const A t = batch_norm_masked<Relu>(ts[k], xhat, channel.weight, channel.bias);
+      const A xhat = normalized(widen(inputs[k]), channel.mean, channel.invstd);
+      const A t = batch_norm_masked<Relu>(widen(gradients[k]), xhat, channel.weight, channel.bias);
       sum_t += t;
       sum_product += t * xhat;
     }
@@ -58,18 +59,27 @@ __global__ void __launch_bounds__(kThreads) row_sums(const T* dy, const T* x, Ba
   using A = Arithmetic<T>;
   const std::int64_t channels = call.shape.channels, rows = call.shape.count();
   const RowBlock at(channels);
+  const Channel<A> channel = channel_of(call, at.clamped);
   A ts[kOwnLanes] = {}, products[kOwnLanes] = {};
-  if (at.inside) {
-    const Channel<A> channel = channel_of(call, at.channel);
-#pragma unroll 4
-    for (int k = 0; k < kLaneValues; ++k) {
+  constexpr int group = 4;  // rounds whose loads are under way together
+  for (int begin = 0; begin < kLaneValues; begin += group) {
+    T gradients[group][kOwnLanes], inputs[group][kOwnLanes];
+#pragma unroll
+    for (int k = 0; k < group; ++k) {
 #pragma unroll
       for (int own = 0; own < kOwnLanes; ++own) {
-        const std::int64_t row = at.row(k, own);
-        if (row >= rows) continue;
-        const std::int64_t i = row * channels + at.channel;
-        const A xhat = normalized(widen(x[i]), channel.mean, channel.invstd);
-        const A t = batch_norm_masked<Relu>(widen(dy[i]), xhat, channel.weight, channel.bias);
+        const std::int64_t i = at.index(begin + k, own, rows, channels);
+        gradients[k][own] = dy[i];
+        inputs[k][own] = x[i];
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < group; ++k) {
+#pragma unroll
+      for (int own = 0; own < kOwnLanes; ++own) {
+        if (at.row(begin + k, own) >= rows) continue;
+        const A xhat = normalized(widen(inputs[k][own]), channel.mean, channel.invstd);
+        const A t = batch_norm_masked<Relu>(widen(gradients[k][own]), xhat, channel.weight, channel.bias);
         ts[own] += t;
         products[own] += t * xhat;
       }
@@ -97,7 +107,9 @@ __global__ void __launch_bounds__(kThreads)
                 ChannelArrays<Arithmetic<T>> channels, ChannelVector<T> dweight, ChannelVector<T> dbias) {
   using A = Arithmetic<T>;
   const std::int64_t c = blockIdx.x;
-  A *ts = sums_t + c * nodes.per_channel, *products = sums_t_xhat + c * nodes.per_channel;
+  __shared__ A staged_ts[kStaged], staged_products[kStaged];
+  A* ts = stage(sums_t + c * nodes.per_channel, nodes.per_channel, staged_ts);
+  A* products = stage(sums_t_xhat + c * nodes.per_channel, nodes.per_channel, staged_products);
   merge_nodes(nodes.per_channel, [&](std::int64_t left, std::int64_t right, std::int64_t) {
     ts[left] += ts[right];
     products[left] += products[right];
@@ -164,14 +176,15 @@ void batch_norm_backward(const Context& context, const BatchNorm<T>& call, const
                          ChannelVector<T> dweight, ChannelVector<T> dbias) {
   using A = Arithmetic<T>;
   const ChannelShape s = call.shape;
+  Scratch scratch(context);
+  const Nodes nodes = nodes_of(s);
+  A* sums_t = scratch.take<A>(2 * nodes.per_channel * s.channels);
+  A* sums_t_xhat = sums_t + nodes.per_channel * s.channels;
+  const auto channels = take_channels<A>(scratch, s.channels, true);
   if (call.dropout != nullptr) {
     dropout(context, dy, dx, s.size(), *call.dropout, false);
     dy = dx;
   }
-  Scratch scratch(context);
-  const Nodes nodes = nodes_of(s);
-  A* sums_t = scratch.take<A>(nodes.per_channel * s.channels);
-  A* sums_t_xhat = scratch.take<A>(nodes.per_channel * s.channels);
   if (s.inner == 1) {
     run(call.relu ? row_sums<true, T> : row_sums<false, T>, "batch norm backward, sums of rows", node_blocks(s, nodes),
         node_threads(s), context, dy, x, call, nodes, sums_t, sums_t_xhat);
@@ -179,7 +192,6 @@ void batch_norm_backward(const Context& context, const BatchNorm<T>& call, const
     const auto sums = fits_int32(s) ? run_plane_sums<std::int32_t, T> : run_plane_sums<std::int64_t, T>;
     sums(context, call, dy, x, nodes, sums_t, sums_t_xhat);
   }
-  const auto channels = take_channels<A>(scratch, s.channels, true);
   run(finish_sums<T>, "batch norm backward, finish sums", s.channels, merge_threads(nodes.per_channel), context, call,
       nodes, sums_t, sums_t_xhat, channels, dweight, dbias);
   constexpr int V = kVector<T>;

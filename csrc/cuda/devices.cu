@@ -10,9 +10,7 @@ namespace cuda {
 
 std::vector<Device> devices() {
   int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  cudaGetLastError();  // a machine without a device is no error of the next launch
-  check(status, "cudaGetDeviceCount");
+  check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
   std::vector<Device> list;
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp p{};
@@ -83,23 +81,47 @@ void* Scratch::take_bytes(std::size_t bytes) {
 
 namespace launch {
 
+namespace {
+
+bool captures(void* stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cuda::check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status), "cudaStreamIsCapturing");
+  return status != cudaStreamCaptureStatusNone;
+}
+
+}  // namespace
+
 Scope::Scope(const Context& context) : context_(context) {
   cuda::check(cudaGetDevice(&previous_), "cudaGetDevice");
   if (previous_ != context.device) cuda::check(cudaSetDevice(context.device), "cudaSetDevice");
-  for (void* other : context.others) {
-    cuda::check(cuda::order(static_cast<cudaStream_t>(other), cuda::stream_of(context)), "cudaStreamWaitEvent");
+  try {
+    if (!context.others.empty()) is_capturing(context);  // throws before an event spoils the capture
+    for (void* other : context.others) {
+      cuda::check(cuda::order(static_cast<cudaStream_t>(other), cuda::stream_of(context)), "cudaStreamWaitEvent");
+    }
+  } catch (...) {
+    cudaSetDevice(previous_);
+    throw;
   }
 }
 
 Scope::~Scope() {
-  for (void* other : context_.others) cuda::order(cuda::stream_of(context_), static_cast<cudaStream_t>(other));
-  if (previous_ != context_.device) cudaSetDevice(previous_);
+  for (void* other : context_.others) {
+    const auto stream = static_cast<cudaStream_t>(other);
+    if (cuda::order(cuda::stream_of(context_), stream) != cudaSuccess) cuda::forget_error();
+  }
+  if (previous_ != context_.device && cudaSetDevice(previous_) != cudaSuccess) cuda::forget_error();
 }
 
 bool is_capturing(const Context& context) {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  cuda::check(cudaStreamIsCapturing(cuda::stream_of(context), &status), "cudaStreamIsCapturing");
-  return status != cudaStreamCaptureStatusNone;
+  const bool captured = captures(context.stream);
+  for (void* other : context.others) {
+    if (captures(other) == captured) continue;
+    throw std::runtime_error(
+        "the arrays come from libraries that work on different streams, of which one is being captured into a graph: "
+        "make it the current stream of both");
+  }
+  return captured;
 }
 
 }  // namespace launch

@@ -22,8 +22,12 @@ constexpr int kWarp = 32;
 constexpr int kThreads = 256;
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
+// The runtime keeps its last error until it is asked for: whoever leaves one unread makes the next launch report it.
+inline void forget_error() { cudaGetLastError(); }
+
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
+  forget_error();
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status));
 }
 
@@ -51,7 +55,9 @@ class Scratch {
  public:
   explicit Scratch(const Context& context) : context_(context) {}
   ~Scratch() {
-    for (void* memory : taken_) cudaFreeAsync(memory, stream_of(context_));
+    for (void* memory : taken_) {
+      if (cudaFreeAsync(memory, stream_of(context_)) != cudaSuccess) forget_error();
+    }
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;

@@ -15,20 +15,21 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kWarpLeaves = 8;
 constexpr int kBlockLeaves = kWarps * kWarpLeaves;  // a power of two: a block sums a subtree
 constexpr std::int64_t kBlockValues = std::int64_t{kBlockLeaves} * kLeaf;
-constexpr int kTable = 1000;
+// Arrays that a launch carries; a second, short table serves the usual step over flat arenas.
+constexpr int kLongTable = 1000, kShortTable = 12;
 
-template <class T>
+template <class T, int N>
 struct SpanTable {
-  const T* data[kTable];
-  std::int64_t n[kTable];
-  std::int64_t first_block[kTable + 1];  // also of the array's nodes
+  const T* data[N];
+  std::int64_t n[N];
+  std::int64_t first_block[N + 1];  // also of the array's nodes
   std::int32_t count;
 };
 
 // A node for each block: the sum of squares of its leaves.
-template <class T>
+template <class T, int N>
 __global__ void __launch_bounds__(kThreads)
-    sum_squares(const __grid_constant__ SpanTable<T> table, double* nodes, std::int32_t* nonfinite) {
+    sum_squares(const __grid_constant__ SpanTable<T, N> table, double* nodes, std::int32_t* nonfinite) {
   __shared__ double leaves[kBlockLeaves];
   int low = 0, high = table.count - 1;  // the last array that begins at this block or before
   while (low < high) {
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(kThreads)
     double sum = 0;
 #pragma unroll
     for (int k = 0; k < kLaneValues; ++k) {
-      bad = bad || !(std::fabs(values[k]) < kInfinity);
+      if (nonfinite != nullptr) bad = bad || !(std::fabs(values[k]) < kInfinity);
       sum += values[k] * values[k];
     }
     sum = fold_lanes(sum);
@@ -65,17 +66,43 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) nodes[blockIdx.x] = leaves[0];
 }
 
-// A block an array: its nodes become its sum.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    merge_squares(const __grid_constant__ SpanTable<T> table, double* nodes, double* sums) {
-  const std::int64_t first = table.first_block[blockIdx.x];
-  const std::int64_t count = table.first_block[blockIdx.x + 1] - first;
-  sum_nodes(nodes + first, count);
-  if (threadIdx.x == 0) sums[blockIdx.x] = count ? nodes[first] : 0.0;
+// The sum of an array's nodes, by the whole block; in thread 0.
+template <class T, int N>
+__device__ __forceinline__ double merged(const SpanTable<T, N>& table, int array, double* nodes) {
+  __shared__ double staged[kStaged];
+  const std::int64_t first = table.first_block[array], count = table.first_block[array + 1] - first;
+  __syncthreads();
+  double* own = stage(nodes + first, count, staged);
+  sum_nodes(own, count);
+  return count ? own[0] : 0.0;
 }
 
-// Arrays are added in the order of the list.
+__device__ __forceinline__ void write_root(double total, Result norm) {
+  const double root = std::sqrt(total);
+  if (norm.is_double) {
+    *static_cast<double*>(norm.data) = root;
+  } else {
+    *static_cast<float*>(norm.data) = static_cast<float>(root);
+  }
+}
+
+// All in one block: few arrays, added in the order of the list.
+template <class T, int N>
+__global__ void __launch_bounds__(kThreads)
+    root_of_squares(const __grid_constant__ SpanTable<T, N> table, double* nodes, Result norm) {
+  double total = 0;
+  for (int array = 0; array < table.count; ++array) total = total + merged(table, array, nodes);
+  if (threadIdx.x == 0) write_root(total, norm);
+}
+
+// Many arrays: a block each, then the sum over all of them.
+template <class T, int N>
+__global__ void __launch_bounds__(kThreads)
+    merge_squares(const __grid_constant__ SpanTable<T, N> table, double* nodes, double* sums) {
+  const double sum = merged(table, static_cast<int>(blockIdx.x), nodes);
+  if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+
 __global__ void __launch_bounds__(kThreads) root_of_sum(const double* sums, std::int64_t count, Result norm) {
   __shared__ double staged[kThreads];
   double total = 0;
@@ -88,16 +115,54 @@ __global__ void __launch_bounds__(kThreads) root_of_sum(const double* sums, std:
     }
     __syncthreads();
   }
-  if (threadIdx.x != 0) return;
-  const double root = std::sqrt(total);
-  if (norm.is_double) {
-    *static_cast<double*>(norm.data) = root;
-  } else {
-    *static_cast<float*>(norm.data) = static_cast<float>(root);
-  }
+  if (threadIdx.x == 0) write_root(total, norm);
 }
 
 __global__ void count_prepared(PrepareStep call) { count_step(call, read(call.grad_multiplier)); }
+
+// As many of the arrays from `next` on as a table holds; moves `next` on.
+template <int N, class T>
+SpanTable<T, N> fill_table(const std::vector<Span<T>>& arrays, std::size_t& next) {
+  SpanTable<T, N> table{};
+  std::int64_t blocks = 0;
+  for (; next < arrays.size() && table.count < N; ++next) {
+    table.data[table.count] = arrays[next].data;
+    table.n[table.count] = arrays[next].n;
+    table.first_block[table.count++] = blocks;
+    blocks += ceil_div(arrays[next].n, kBlockValues);
+  }
+  table.first_block[table.count] = blocks;
+  return table;
+}
+
+template <class T>
+void norm_of_few(const Context& context, const std::vector<Span<T>>& arrays, Result norm, std::int32_t* nonfinite) {
+  std::size_t next = 0;
+  const auto table = fill_table<kShortTable>(arrays, next);
+  const std::int64_t blocks = table.first_block[table.count];
+  Scratch scratch(context);
+  auto* nodes = scratch.take<double>(blocks);
+  run(sum_squares<T, kShortTable>, "sum of squares", blocks, dim3(kThreads), context, table, nodes, nonfinite);
+  run(root_of_squares<T, kShortTable>, "root of squares", 1, dim3(kThreads), context, table, nodes, norm);
+}
+
+template <class T>
+void norm_of_many(const Context& context, const std::vector<Span<T>>& arrays, Result norm, std::int32_t* nonfinite) {
+  static_assert(sizeof(SpanTable<T, kLongTable>) + 64 <= 32764, "more than a launch may carry");
+  const auto count = static_cast<std::int64_t>(arrays.size());
+  Scratch scratch(context);
+  auto* sums = scratch.take<double>(count);
+  for (std::size_t next = 0; next < arrays.size();) {
+    const std::size_t first = next;
+    const auto table = fill_table<kLongTable>(arrays, next);
+    const std::int64_t blocks = table.first_block[table.count];
+    auto* nodes = scratch.take<double>(blocks);
+    run(sum_squares<T, kLongTable>, "sum of squares", blocks, dim3(kThreads), context, table, nodes, nonfinite);
+    run(merge_squares<T, kLongTable>, "merge of squares", table.count, dim3(kThreads), context, table, nodes,
+        sums + first);
+  }
+  run(root_of_sum, "root of sum", 1, dim3(kThreads), context, sums, count, norm);
+}
 
 }  // namespace
 }  // namespace cuda
@@ -108,28 +173,11 @@ using namespace cuda;
 
 template <class T>
 void global_norm(const Context& context, const std::vector<Span<T>>& arrays, Result norm, std::int32_t* nonfinite) {
-  static_assert(sizeof(SpanTable<T>) + 64 <= 32764, "more than a launch may carry");
   if (nonfinite != nullptr) {
     check(cudaMemsetAsync(nonfinite, 0, sizeof *nonfinite, stream_of(context)), "cudaMemsetAsync");
   }
-  Scratch scratch(context);
-  auto* sums = scratch.take<double>(static_cast<std::int64_t>(arrays.size()));
-  for (std::size_t done = 0; done < arrays.size();) {
-    SpanTable<T> table{};
-    std::int64_t blocks = 0;
-    const std::size_t first = done;
-    for (; done < arrays.size() && table.count < kTable; ++done) {
-      table.data[table.count] = arrays[done].data;
-      table.n[table.count] = arrays[done].n;
-      table.first_block[table.count++] = blocks;
-      blocks += ceil_div(arrays[done].n, kBlockValues);
-    }
-    table.first_block[table.count] = blocks;
-    auto* nodes = scratch.take<double>(blocks);
-    run(sum_squares<T>, "sum_squares", blocks, dim3(kThreads), context, table, nodes, nonfinite);
-    run(merge_squares<T>, "merge_squares", table.count, dim3(kThreads), context, table, nodes, sums + first);
-  }
-  run(root_of_sum, "root_of_sum", 1, dim3(kThreads), context, sums, static_cast<std::int64_t>(arrays.size()), norm);
+  const auto found = arrays.size() <= kShortTable ? norm_of_few<T> : norm_of_many<T>;
+  found(context, arrays, norm, nonfinite);
 }
 
 void prepare_step(const Context& context, const PrepareStep& call) {

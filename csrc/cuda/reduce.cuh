@@ -23,19 +23,29 @@ __device__ __forceinline__ A fold_lanes(A sum) {
 // The whole block merges `nodes` neighbours into node 0, level by level, as for_merges in cpu/tree.h does.
 template <class F>
 __device__ __forceinline__ void merge_nodes(std::int64_t nodes, const F& merge) {
+  __syncthreads();
   for (std::int64_t span = 1; span < nodes; span *= 2) {
-    __syncthreads();
     for (std::int64_t left = 2 * span * threadIdx.x; left + span < nodes; left += 2 * span * blockDim.x) {
       merge(left, left + span, span);
     }
+    __syncthreads();
   }
-  __syncthreads();
 }
 
 // Threads of a block that merges so many nodes: one for each merge of the first level, in whole warps.
 inline dim3 merge_threads(std::int64_t nodes) {
   const std::int64_t warps = ceil_div(nodes, 2 * kWarp);
   return dim3(static_cast<unsigned>(kWarp * (warps < 1 ? 1 : warps > kThreads / kWarp ? kThreads / kWarp : warps)));
+}
+
+// Nodes that are few are merged in shared memory.
+constexpr int kStaged = 256;
+
+template <class A>
+__device__ __forceinline__ A* stage(A* nodes, std::int64_t count, A* shared) {
+  if (count > kStaged) return nodes;
+  for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) shared[i] = nodes[i];
+  return shared;
 }
 
 template <class A>

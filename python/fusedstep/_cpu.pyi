@@ -87,6 +87,7 @@ def prepare_step(
     skipped: _Array | None,
     /,
 ) -> None: ...
+def is_capturing(x: _Array, /) -> bool: ...
 def batch_norm(
     x: _Array,
     weight: _Array | None,

@@ -13,6 +13,7 @@ from ._cpu import dropout_backward as dropout_backward
 from ._cpu import dropout_mask as dropout_mask
 from ._cpu import dropout_relu_backward as dropout_relu_backward
 from ._cpu import global_norm as global_norm
+from ._cpu import is_capturing as is_capturing
 from ._cpu import mean_squared_error as mean_squared_error
 from ._cpu import prepare_step as prepare_step
 from ._cpu import rmsprop_step as rmsprop_step

@@ -86,6 +86,11 @@ def batch_norm(
     fraction = check_batch_norm(training, momentum, eps, num_batches, dropout)
     dropout = None if dropout is None else tuple(dropout)
     require_array("x", x)
+    if training and momentum is None and module.is_capturing(x):
+        raise RuntimeError(
+            "[BatchNorm] 'num_batches' is a number, which the graph that is being captured would repeat: "
+            "give a 'momentum'"
+        )
     axis = check_channel_axis("x", x, channel_axis)
     channels = x.shape[axis]
     mean, var = (empty(channels, arithmetic_dtype(x), x) for _ in range(2))
