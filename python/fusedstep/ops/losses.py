@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .. import reference
 from ..reference import losses as _losses
-from ._dispatch import advance_versions, by_reference, empty, empty_like, module_for, require_array
+from ._dispatch import advance_versions, by_reference, empty, empty_like, is_on_device, module_for, require_array
 
 
 def softmax_cross_entropy(logits, labels, weights=None, *, out=None):
@@ -55,6 +55,7 @@ def softmax_cross_entropy(logits, labels, weights=None, *, out=None):
     if len(logits.shape) != 2:
         raise ValueError(f"'logits' must have shape (samples, classes) but has shape {tuple(logits.shape)}")
     if module.device == "cpu":
+        _require_host("labels", labels, "logits")
         labels = _losses.convert_labels(labels, *logits.shape)
     return _run(module, "softmax_cross_entropy", logits, labels, weights, out)
 
@@ -130,6 +131,7 @@ def _run(module, function, x, target, weights, out):
     """(value, gradient); on a device the value is a 0-d array there, and the weights are added up there."""
     samples, value = x.shape[0] if len(x.shape) else 0, None
     if module.device == "cpu":
+        _require_host("weights", weights, "logits" if "entropy" in function else "output")
         weights, total = _losses.check_weights(weights, samples)
     else:
         value, total = empty((), "float64", x), float(samples)
@@ -138,3 +140,9 @@ def _run(module, function, x, target, weights, out):
     result = getattr(module, function)(x, target, weights, total, out, value)
     advance_versions(out)
     return (result if value is None else value), out
+
+
+def _require_host(name, array, other) -> None:
+    """TypeError for an array on a GPU, which NumPy cannot look at."""
+    if is_on_device(array):
+        raise TypeError(f"'{name}' is on a GPU but '{other}' is on the CPU; the arrays of a call must be on one device")
