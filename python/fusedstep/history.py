@@ -19,7 +19,7 @@ class History:
     rows : list of dict
         `epoch` (from 1), `train_loss` (mean over the samples as they were trained on, dropout included),
         `validation_loss` and `validation_<metric>` (evaluation mode, only with validation data), `lr` (the
-        rate of the step that comes next) and `seconds` (validation included).
+        rate of the last step) and `seconds` (validation included).
     stopped_by : str or None
         Which callback ended the run early, and why.
     interrupted : bool
