@@ -157,14 +157,7 @@ __global__ void __launch_bounds__(kThreads)
     const TileBits bits(d, begin);
 #pragma unroll
     for (int r = 0; r < tile.rounds; ++r) {
-      std::uint64_t low, high;
-      bits.template of_round<V>(r, low, high);
-      const int first = lane_index() * V % kLanesPerBlock;
-#pragma unroll
-      for (int j = 0; j < V; ++j) {
-        T& value = tile.packs[r].values[j];
-        value = narrow<T>(dropout_value(widen(value), lane_bits(low, high, first + j), d.threshold, d.scale));
-      }
+      drop_round<false>(tile, r, bits, d);
       tile.store_round(y, begin, n, r);
     }
   }

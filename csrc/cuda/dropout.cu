@@ -11,7 +11,6 @@ namespace {
 template <int V, bool Relu, class T>
 __global__ void __launch_bounds__(kThreads)
     dropout_kernel(const T* x, T* y, std::int64_t n, Dropping<Arithmetic<T>> d) {
-  using A = Arithmetic<T>;
   const std::int64_t begin = tile_begin();
   if (begin >= n) return;
   Tile<V, T> tile;
@@ -19,14 +18,7 @@ __global__ void __launch_bounds__(kThreads)
   const TileBits bits(d, begin);
 #pragma unroll
   for (int r = 0; r < tile.rounds; ++r) {
-    std::uint64_t low, high;
-    bits.template of_round<V>(r, low, high);
-    const int first = lane_index() * V % kLanesPerBlock;
-#pragma unroll
-    for (int j = 0; j < V; ++j) {
-      const A value = widen(tile.packs[r].values[j]), z = Relu ? relu(value) : value;
-      tile.packs[r].values[j] = narrow<T>(dropout_value(z, lane_bits(low, high, first + j), d.threshold, d.scale));
-    }
+    drop_round<Relu>(tile, r, bits, d);
     tile.store_round(y, begin, n, r);
   }
 }

@@ -83,6 +83,22 @@ __device__ __forceinline__ std::int64_t global_thread() {
   return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
+// In a table of arrays, each cut into blocks of threads: the array that a block belongs to, the last one that begins at
+// this block or before. Tables hold no empty arrays, or such as begin where the next one does.
+template <class Table>
+__device__ __forceinline__ int array_of_block(const Table& table) {
+  int low = 0, high = table.count - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (table.first_block[middle] <= blockIdx.x) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
 __device__ __forceinline__ double read(const Scalar& scalar) {
   if (scalar.data == nullptr) return scalar.value;
   return scalar.type == ScalarType::kFloat64 ? *static_cast<const double*>(scalar.data)

@@ -22,7 +22,7 @@ template <class T, int N>
 struct SpanTable {
   const T* data[N];
   std::int64_t n[N];
-  std::int64_t first_block[N + 1];  // also of the array's nodes
+  std::uint32_t first_block[N + 1];  // also of the array's nodes
   std::int32_t count;
 };
 
@@ -31,18 +31,10 @@ template <class T, int N>
 __global__ void __launch_bounds__(kThreads)
     sum_squares(const __grid_constant__ SpanTable<T, N> table, double* nodes, std::int32_t* nonfinite) {
   __shared__ double leaves[kBlockLeaves];
-  int low = 0, high = table.count - 1;  // the last array that begins at this block or before
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (table.first_block[middle] <= static_cast<std::int64_t>(blockIdx.x)) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  const T* x = table.data[low];
-  const std::int64_t n = table.n[low];
-  const std::int64_t begin = (blockIdx.x - table.first_block[low]) * kBlockValues;
+  const int array = array_of_block(table);
+  const T* x = table.data[array];
+  const std::int64_t n = table.n[array];
+  const std::int64_t begin = std::int64_t{blockIdx.x - table.first_block[array]} * kBlockValues;
   const std::int64_t block_leaves = leaf_count(n - begin < kBlockValues ? n - begin : kBlockValues);
   bool bad = false;
   for (std::int64_t leaf = threadIdx.x / kWarp; leaf < block_leaves; leaf += kWarps) {
@@ -70,7 +62,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, int N>
 __device__ __forceinline__ double merged(const SpanTable<T, N>& table, int array, double* nodes) {
   __shared__ double staged[kStaged];
-  const std::int64_t first = table.first_block[array], count = table.first_block[array + 1] - first;
+  const std::int64_t first = table.first_block[array], count = table.first_block[array + 1] - table.first_block[array];
   __syncthreads();
   double* own = stage(nodes + first, count, staged);
   sum_nodes(own, count);
@@ -128,10 +120,10 @@ SpanTable<T, N> fill_table(const std::vector<Span<T>>& arrays, std::size_t& next
   for (; next < arrays.size() && table.count < N; ++next) {
     table.data[table.count] = arrays[next].data;
     table.n[table.count] = arrays[next].n;
-    table.first_block[table.count++] = blocks;
+    table.first_block[table.count++] = static_cast<std::uint32_t>(blocks);
     blocks += ceil_div(arrays[next].n, kBlockValues);
   }
-  table.first_block[table.count] = blocks;
+  table.first_block[table.count] = static_cast<std::uint32_t>(blocks);
   return table;
 }
 

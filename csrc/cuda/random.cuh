@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "../math/activations.h"
 #include "../math/philox.h"
 #include "elementwise.cuh"
 
@@ -57,5 +58,20 @@ class TileBits {
   }
   std::uint64_t low_[kBlocks], high_[kBlocks];
 };
+
+// Drops the values of a round of a tile, behind a ReLU where asked. All lanes of the warp take part.
+template <bool Relu, int V, class T>
+__device__ __forceinline__ void drop_round(Tile<V, T>& tile, int round, const TileBits& bits,
+                                           const Dropping<Arithmetic<T>>& d) {
+  std::uint64_t low, high;
+  bits.template of_round<V>(round, low, high);
+  const int first = lane_index() * V % kLanesPerBlock;
+#pragma unroll
+  for (int j = 0; j < V; ++j) {
+    T& value = tile.packs[round].values[j];
+    const Arithmetic<T> z = Relu ? relu(widen(value)) : widen(value);
+    value = narrow<T>(dropout_value(z, lane_bits(low, high, first + j), d.threshold, d.scale));
+  }
+}
 
 }  // namespace fusedstep::cuda

@@ -24,7 +24,7 @@ constexpr std::int64_t kChunk = std::int64_t{4} * kThreads * kVector<P>;
 template <class P, class S, int N>
 struct StepTable {
   StepArrays<P, S> arrays[N];
-  std::uint32_t first_chunk[N];
+  std::uint32_t first_block[N];
   std::int8_t head[N];  // values before the first vector; -1: the arrays do not reach alignment together
   std::int32_t count;
 };
@@ -79,19 +79,11 @@ template <class Rule, class P, class S, class A, int N>
 __global__ void __launch_bounds__(kThreads)
     step_kernel(const __grid_constant__ StepTable<P, S, N> table, const __grid_constant__ StepValues<A> values) {
   if (values.skip != nullptr && *values.skip != 0) return;
-  int low = 0, high = table.count - 1;  // the last array that begins at this chunk or before
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (table.first_chunk[middle] <= blockIdx.x) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  const StepArrays<P, S> a = table.arrays[low];
+  const int array = array_of_block(table);
+  const StepArrays<P, S> a = table.arrays[array];
   const StepScalars<A> s = values.folded != nullptr ? *values.folded : values.scalars;
-  const std::int64_t chunk = blockIdx.x - table.first_chunk[low];
-  const int head = table.head[low];
+  const std::int64_t chunk = blockIdx.x - table.first_block[array];
+  const int head = table.head[array];
   const int thread = static_cast<int>(threadIdx.x);
   const std::int64_t begin = chunk * kChunk<P> + (head > 0 ? head : 0);
   const std::int64_t end = begin + kChunk<P> < a.n ? begin + kChunk<P> : a.n;
@@ -128,7 +120,7 @@ void run_steps(const char* name, const Context& context, const std::vector<StepA
       const int head = head_of(a, Rule::states);
       table.arrays[table.count] = a;
       table.head[table.count] = static_cast<std::int8_t>(head);
-      table.first_chunk[table.count++] = static_cast<std::uint32_t>(chunks);
+      table.first_block[table.count++] = static_cast<std::uint32_t>(chunks);
       chunks += std::max<std::int64_t>(1, ceil_div(a.n - std::max(head, 0), kChunk<P>));
     }
     run(step_kernel<Rule, P, S, A, N>, name, chunks, dim3(kThreads), context, table, values);
