@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import small_problem as small
-from fusedstep import get_num_threads, nn, set_num_threads
+from fusedstep import get_num_threads, nn, optim, set_num_threads
 from fusedstep._blas import blas_threads
 from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping
 from fusedstep.model_selection import RotatingKFold, cross_validate
@@ -214,3 +214,14 @@ def test_metrics_from_a_generator():
 def test_no_jobs():
     with pytest.raises(ValueError, match="'n_jobs' must be"):
         validate(n_jobs=0)
+
+
+def test_a_model_that_comes_back_is_refused():
+    X, y = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32), np.arange(30) % 2
+    model = nn.Sequential(nn.Dense(4, 2))
+
+    def make_optimizer(model):
+        return optim.SGD(model.parameters(), lr=0.1)
+
+    with pytest.raises(ValueError, match="returned the same model again for fold 2"):
+        cross_validate(lambda: model, make_optimizer, nn.SoftmaxCrossEntropy(), X, y, epochs=1, progress=False)

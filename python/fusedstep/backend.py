@@ -7,6 +7,7 @@ FUSEDSTEP_NUM_THREADS; an empty value is as good as none.
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import sys
 import warnings
@@ -90,12 +91,11 @@ def cuda() -> ModuleType | None:
 def _load_cuda() -> tuple[ModuleType | None, str | None]:
     """(the CUDA module or None, why there is none); touches no device, which would break a child forked later."""
     try:
-        from . import _cuda
+        return importlib.import_module("fusedstep._cuda"), None
     except ModuleNotFoundError:
         return None, "this build has no CUDA module"
     except ImportError as error:
         return None, f"the CUDA module cannot be imported: {error}"
-    return _cuda, None
 
 
 def _cuda_devices() -> tuple[list[dict], str | None]:

@@ -201,12 +201,16 @@ class _Task:
     metrics: Any
     blas_threads: int | None
     fit_options: dict
+    seen: list = field(default_factory=list)  # models of earlier rounds
 
     def run(self, number: int, fold, seed: int, progress: bool | str) -> _Round:
         with _blas_threads(self.blas_threads):
             preprocessor, inputs = self._prepare(fold)
             data = {part: (x, self.y[i]) for part, x, i in zip(_PARTS, inputs, fold, strict=True)}
             model = _call(self.make_model, seed=seed)
+            if any(model is other for other in self.seen):  # it would be tested on what it was trained on
+                raise ValueError(f"[cross_validate] 'make_model' returned the same model again for fold {number}")
+            self.seen.append(model)
             options = self.fit_options | {"callbacks": self._callbacks(number), "progress": progress, "seed": seed}
             optimizer = self.make_optimizer(model)
             history = fit(

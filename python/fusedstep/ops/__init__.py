@@ -12,7 +12,10 @@ anything is written:
 
 On a GPU the kernels run on the current stream of PyTorch or CuPy, and no function waits for the device, except
 `global_norm` where it is to return a number. For the same input every instruction set, every number of threads and
-`fusedstep.reference` give the same bits, and the GPU the same for optimizer steps and dropout.
+`fusedstep.reference` give the same bits; the CUDA kernels, run by an emulator in the tests, give them too.
+
+These functions stand outside autograd: results for tensors that require a gradient carry no graph, the `_backward`
+functions give the gradients, and torch's version counters tell autograd what was changed in place.
 """
 
 from ..reference import BatchNormSaved

@@ -47,7 +47,8 @@ def known_step_scalars(module, lr, grad_multiplier, step=1, skip=None) -> tuple:
     if skip is None and type(lr) is type(grad_multiplier) is float and type(step) is int:
         return lr, grad_multiplier, step  # the usual call: it counts at every small step
     if module.device == "cpu":
-        return read_step_scalars(*map(_to_numpy, (lr, grad_multiplier, step, skip)))[:3]
+        given = {"lr": lr, "grad_multiplier": grad_multiplier, "step": step, "skip": skip}
+        return read_step_scalars(*(_to_numpy(name, value) for name, value in given.items()))[:3]
     return tuple(known_number(module, name, v, FLOATING) for name, v in (("lr", lr), ("", grad_multiplier), ("", step)))
 
 
@@ -57,12 +58,18 @@ def known_number(module, name, value, accepted):
     What lies on a device cannot be looked at without waiting; it counts as 1.
     """
     if module.device == "cpu":
-        return read_number(name, _to_numpy(value), accepted)
+        return read_number(name, _to_numpy(name, value), accepted)
     return 1 if hasattr(value, "__dlpack__") else value
 
 
-def _to_numpy(value):
-    return np.from_dlpack(value) if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray) else value
+def _to_numpy(name, value):
+    """A 0-d array of another library as NumPy's; anything else as it is."""
+    if not hasattr(value, "__dlpack__") or isinstance(value, np.ndarray):
+        return value
+    try:
+        return np.from_dlpack(value.detach() if hasattr(value, "detach") else value)
+    except (RuntimeError, BufferError) as error:  # a dtype that NumPy has not, or no plain memory
+        raise TypeError(f"'{name}' is a {type(value).__name__} of dtype {value.dtype} that cannot be read") from error
 
 
 def require_array(name: str, x) -> None:

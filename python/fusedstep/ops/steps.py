@@ -359,8 +359,8 @@ def prepare_step(
     Parameters
     ----------
     step, multiplier, skip, norm, nonfinite, skipped : 0-d arrays
-        int64, float64, int32, float64, int32, int64, on one device. `norm` goes with `max_norm`, `nonfinite` with
-        `skip`.
+        int64, float64, int32, float64, int32, int64, on one device. `norm` is read where `max_norm` is given,
+        `nonfinite` and `skipped` where `skip` is.
     grad_multiplier : float or 0-d array
         Undoes a loss scale; float32 or float64.
     max_norm : float, optional
