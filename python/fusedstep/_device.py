@@ -10,7 +10,6 @@ from types import ModuleType
 
 import numpy as np
 
-from . import backend
 from ._arena import aligned_zeros
 from ._extras import require
 
@@ -111,8 +110,7 @@ def get_device(name: str) -> Device:
         count = cupy.cuda.runtime.getDeviceCount()
         index = cupy.cuda.runtime.getDevice() if match[1] is None else int(match[1])
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        reason = backend.info()["cuda_reason"] or error
-        raise RuntimeError(f"'device' is {name!r} but CuPy finds no CUDA device: {reason}") from error
+        raise RuntimeError(f"'device' is {name!r} but CuPy finds no CUDA device: {error}") from error
     if index >= count:
         raise ValueError(f"'device' is {name!r} but there are {count} CUDA devices, cuda:0 ... cuda:{count - 1}")
     return Gpu(cupy, index)
