@@ -301,6 +301,7 @@ def test_no_memory_is_kept(key):
     assert min(growth) < 2000, growth  # the interpreter's own tables grow now and then; a leak grows every time
 
 
+@compiled
 def test_tensors_without_memory():
     torch = pytest.importorskip("torch")
     nowhere = torch._efficientzerotensor(4)
@@ -308,6 +309,7 @@ def test_tensors_without_memory():
         ops.sgd_step(torch.ones(4), nowhere, lr=0.1)
 
 
+@compiled
 def test_types_smaller_than_a_byte():
     torch = pytest.importorskip("torch")
     if not hasattr(torch, "float4_e2m1fn_x2"):
