@@ -568,7 +568,11 @@ def test_ctrl_c(gpu):
             if (run.epoch, run.batch_index) == (2, 1):
                 signal.raise_signal(signal.SIGINT)
 
-    _, optimizer, history = train("cuda:1", callbacks=[Press()], epochs=9)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    try:
+        _, optimizer, history = train("cuda:1", callbacks=[Press()], epochs=9)
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert history.interrupted and len(history.rows) == 1 and optimizer.steps == 6 + 2
     assert gpu.devices == [0]
 
