@@ -1,0 +1,45 @@
+"""What all callbacks share: the hooks of a training run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..training import Run
+
+
+class Callback:
+    """Base class: override what is needed.
+
+    Every hook receives the `fusedstep.training.Run`, may read its model, optimizer, loss, history, epoch and
+    batch, and may set `run.stop`.
+
+    Examples
+    --------
+    >>> import fusedstep as fs
+    >>> class PrintLoss(fs.callbacks.Callback):
+    ...     def on_epoch_end(self, run):
+    ...         print(run.epoch, run.history.rows[-1]["train_loss"])
+    """
+
+    runs_last = False
+    """Whether to run after the others at the end of an epoch, as one does that saves what they keep."""
+
+    def on_train_begin(self, run: Run) -> None:
+        """Before the first epoch; forget what an earlier run left."""
+
+    def before_step(self, run: Run) -> None:
+        """After each backward pass, before the optimizer's step, which `run.stop` cancels."""
+
+    def on_epoch_end(self, run: Run) -> None:
+        """After the epoch's row was added to `run.history`."""
+
+    def on_train_end(self, run: Run) -> None:
+        """After the last epoch, however the run ended, unless by an exception."""
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs to know: nested dicts and lists of arrays, numbers, strings and None."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over what `state_dict` gave, after `on_train_begin`."""
