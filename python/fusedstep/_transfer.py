@@ -49,7 +49,8 @@ def _copied_ahead(device: Gpu, batches: MiniBatches) -> Iterator[tuple]:
             ready.append(slot)
             if len(ready) > 1:
                 yield from ready.popleft().lend()
-        yield from ready.popleft().lend()
+        while ready:
+            yield from ready.popleft().lend()
     finally:
         filled.close()
         side.synchronize()  # the memory that it reads and writes is given back now

@@ -48,6 +48,8 @@ class MiniBatches:
     ----------
     epoch : int
         The epoch that the next iteration yields, from 0. `set_epoch` moves it.
+    position : int
+        How many batches of that epoch were yielded already.
     n_samples : int
     smallest : int
         How many samples the smallest batch of an epoch has.
@@ -100,7 +102,7 @@ class MiniBatches:
         self.seed = check_integer("MiniBatches", "seed", seed, 0)
         self.last = _checks.choice("MiniBatches", "last", last, _LAST)
         self.prefetch = check_integer("MiniBatches", "prefetch", prefetch, 0)
-        self.epoch = 0
+        self.epoch = self.position = 0
         self._bounds = self._cut()
         sizes = [stop - start for start, stop in self._bounds]
         self.smallest, self.largest = min(sizes), max(sizes)
@@ -116,29 +118,34 @@ class MiniBatches:
         """The batches of an epoch, each ``gather(order, (start, stop))``: those samples of `order`, None for all in
         their own order. With `prefetch` the calls come from a background thread, one at a time and in order.
         """
-        epoch = self.epoch
+        epoch, bounds = self.epoch, self._bounds[self.position :]
         order = None
         if self.shuffle:
             with self._device.active():
                 order = self._device.xp.asarray(self.order(epoch))
         gather = partial(gather, order)
         ahead = self.prefetch and self._device.xp is np
-        yield from self._gather_ahead(gather) if ahead else map(gather, self._bounds)
-        self.epoch = epoch + 1
+        try:
+            for batch in self._gather_ahead(gather, bounds) if ahead else map(gather, bounds):
+                self.position += 1
+                yield batch
+            self.epoch = epoch + 1
+        finally:
+            self.position = 0
 
     def totals(self, weights: np.ndarray | None = None) -> Iterator[float]:
-        """What each batch of the next epoch counts: its samples, or the sum of their `weights`, a NumPy array."""
-        order = self.order(self.epoch) if self.shuffle and weights is not None else None
-        for start, stop in self._bounds:
-            if weights is None:
-                yield stop - start
-            else:
-                part = weights[start:stop] if order is None else weights[order[start:stop]]
-                yield float(np.sum(part, dtype=np.float64))
+        """What each batch that is left of the epoch counts: its samples, or the sum of their `weights`, on the host."""
+        bounds = self._bounds[self.position :]  # now, not when the first is asked for
+        if weights is None:
+            return iter([stop - start for start, stop in bounds])
+        if self.shuffle:
+            weights = weights[self.order(self.epoch)]
+        return (float(np.sum(weights[start:stop], dtype=np.float64)) for start, stop in bounds)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration yield the given epoch (from 0)."""
+        """Let the next iteration yield the given epoch (from 0), from its first batch."""
         self.epoch = check_integer("MiniBatches", "epoch", epoch, 0)
+        self.position = 0
 
     def order(self, epoch: int) -> np.ndarray:
         """The indices of the samples in the order of an epoch: int64, shape (n_samples,)."""
@@ -146,13 +153,20 @@ class MiniBatches:
             return np.arange(self.n_samples, dtype=np.int64)
         return generator(self.seed, "data order", epoch).permutation(self.n_samples)
 
-    def state_dict(self) -> dict:
-        """The position, and what the order follows from: numbers and strings alone."""
-        names = ("epoch", "n_samples", "batch_size", "shuffle", "seed", "last")
-        return {name: getattr(self, name) for name in names}
+    def state_dict(self, position: int | None = None) -> dict:
+        """Where the epoch stands, and what the order follows from: numbers and strings alone.
+
+        Parameters
+        ----------
+        position : int, optional
+            How many batches of the epoch are done, where that is not the number of those yielded.
+        """
+        names = ("n_samples", "batch_size", "shuffle", "seed", "last")
+        position = self.position if position is None else position
+        return {"epoch": self.epoch, "position": position, **{name: getattr(self, name) for name in names}}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go to a saved position.
+        """Go to a saved position: the next iteration yields what was left of that epoch.
 
         Raises
         ------
@@ -160,9 +174,13 @@ class MiniBatches:
             The saved batches were cut or shuffled in another way, so the order could not be continued.
         """
         for name, mine in self.state_dict().items():
-            if name != "epoch" and state.get(name) != mine:
+            if name not in ("epoch", "position") and state.get(name) != mine:
                 raise ValueError(f"[MiniBatches] '{name}' is {mine!r} but the saved order has {state.get(name)!r}")
+        position = check_integer("MiniBatches", "position", state.get("position"), 0)
+        if position > len(self):
+            raise ValueError(f"[MiniBatches] 'position' must be at most {len(self)}, the batches, but got {position}")
         self.set_epoch(state.get("epoch"))
+        self.position = position
 
     def _cut(self) -> list[tuple[int, int]]:
         size = min(self.batch_size or self.n_samples, self.n_samples)
@@ -187,11 +205,11 @@ class MiniBatches:
         with self._device.active():
             return tuple(take(array, indices, axis=0) for array in self.arrays)
 
-    def _gather_ahead(self, gather) -> Iterator[tuple[np.ndarray, ...]]:
+    def _gather_ahead(self, gather, all_bounds) -> Iterator[tuple[np.ndarray, ...]]:
         waiting = deque()
         pool = ThreadPoolExecutor(1, thread_name_prefix="fusedstep-prefetch")
         try:
-            for bounds in self._bounds:
+            for bounds in all_bounds:
                 waiting.append(pool.submit(gather, bounds))
                 if len(waiting) > self.prefetch:
                     yield waiting.popleft().result()
