@@ -117,6 +117,69 @@ def test_every(tmp_path):
     assert len(state.history.rows) == 4
 
 
+EXACT = {
+    "ema": lambda p: optim.Adam(p, lr=schedules.cosine(0.02, 30), max_norm=0.5, ema_decay=0.9),
+    "Adam": OPTIMIZERS["Adam"],
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("batch", [0, 2, 5])
+def test_in_the_midst_of_an_epoch(tmp_path, name, accumulate, batch):
+    options = {"accumulate": accumulate, "class_weight": {0: 0.5}}
+    path = tmp_path / "run.safetensors"
+
+    def callbacks():
+        return [EarlyStopping(3), Checkpoint(path, every_batches=1)]
+
+    whole, optimizer, history = train(5, EXACT[name], [EarlyStopping(3)], **options)
+    with pytest.raises(Kill):
+        train(5, EXACT[name], [KillAt(3, batch), *callbacks()], **options)
+    kept = (path.read_bytes(), load_checkpoint(path, (m := small.model()), EXACT[name](m.parameters())))
+    assert kept[1].data["position"] == batch and len(kept[1].history.rows) == 2
+    path.write_bytes(kept[0])
+    state = [[type(KillAt(9, 9)).__name__, {}]]  # the killed run had one callback more
+    assert [entry[0] for entry in kept[1].callbacks][:1] == [state[0][0]]
+    resumed, again, resumed_history = train(5, EXACT[name], [KillAt(9, 9), *callbacks()], resume=path, **options)
+    assert small.state(resumed) == small.state(whole)
+    assert repr(again.state_dict()) == repr(optimizer.state_dict())
+    assert losses(resumed_history) == losses(history)
+
+
+def test_ctrl_c_saves_what_the_epoch_had(tmp_path):
+    path = tmp_path / "run.safetensors"
+
+    class Interrupt(Callback):
+        def before_step(self, run):
+            run.history.interrupted = run.epoch == 2 and run.batch_index == 1
+
+    whole, _, history = train(4, accumulate=3)
+    _, _, broken = train(4, callbacks=[Interrupt(), Checkpoint(path, every=9)], accumulate=3)
+    assert broken.interrupted and len(broken.rows) == 1
+    state = load_checkpoint(path, (m := small.model()), OPTIMIZERS["Adam"](m.parameters()))
+    assert state.data["position"] == 2 and state.progress["gradients"]["batches"] == 2
+    resumed, _, resumed_history = train(
+        4, callbacks=[type("Interrupt", (Callback,), {})(), Checkpoint(path)], accumulate=3, resume=path
+    )
+    assert small.state(resumed) == small.state(whole) and losses(resumed_history) == losses(history)
+
+
+def test_leftovers_of_a_killed_save_go(tmp_path):
+    path = tmp_path / "run.safetensors"
+    (tmp_path / ".run.safetensors.0123.tmp").write_bytes(b"half")
+    (tmp_path / ".other.safetensors.0123.tmp").write_bytes(b"half")
+    train(1, callbacks=[Checkpoint(path)])
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.safetensors.0123.tmp", "run.safetensors"]
+
+
+def test_other_hyper_parameters_on_resume_are_told(tmp_path):
+    path = tmp_path / "run.safetensors"
+    train(1, OPTIMIZERS["AdamW"], [Checkpoint(path)])
+    with pytest.warns(UserWarning, match=r"lr=0\.02, which goes on; the optimizer's lr=0\.5 is left aside"):
+        train(2, lambda p: optim.AdamW(p, lr=0.5), [Checkpoint(path)], resume=path)
+
+
 def untrained():
     model = small.model(seed=9)
     return model, OPTIMIZERS["Adam"](model.parameters())
@@ -148,7 +211,8 @@ def test_truncated_files_are_refused(checkpoint):
 
 def test_changed_values_are_refused(checkpoint):
     data = bytearray(checkpoint.read_bytes())
-    for position in (-1, -len(data) // 4):
+    values = len(data) - 8 - int.from_bytes(data[:8], "little")  # behind the header
+    for position in (-1, -values // 2, -values):
         changed = bytearray(data)
         changed[position] ^= 1
         checkpoint.write_bytes(changed)
@@ -171,7 +235,7 @@ def test_foreign_files_are_refused(tmp_path):
     ("change", "message"),
     [
         (lambda c: c.clear(), "version None"),
-        (lambda c: c.update(version=99), "version 99 but this fusedstep reads version 1"),
+        (lambda c: c.update(version=99), "version 99 but this fusedstep reads version 2"),
         (lambda c: c.pop("optimizer"), "'optimizer' is missing"),
         (lambda c: c.update(model={"array": "nowhere"}), "KeyError.*nowhere"),
         (lambda c: c.update(model={"pickle": "nowhere"}), "unknown entry 'pickle'"),

@@ -357,3 +357,72 @@ def test_an_optimizer_of_another_model_is_refused():
     for loss in (nn.SoftmaxCrossEntropy, "mse"):
         with pytest.raises(TypeError, match="'loss' must be a loss such as"):
             fit(model, optim.Adam(model.parameters()), loss, (X, Y), epochs=1, progress=False)
+
+
+def test_accumulated_batches_step_as_one_large_one():
+    """In float64 the two differ by the rounding of a few sums of 10 products: far below 1e-12."""
+    X = np.random.default_rng(0).standard_normal((20, 3))
+    y = (X[:, 0] > 0).astype(np.int64)
+    weights = np.linspace(0.1, 2, 20)
+    states = []
+    for batch_size, accumulate in ((10, 1), (5, 2), (2, 5)):
+        model = nn.Sequential(nn.Dense(3, 4), nn.Tanh(), nn.Dense(4, 2), dtype=np.float64)
+        optimizer = optim.SGD(model.parameters(), lr=0.5)
+        options = {"batch_size": batch_size, "accumulate": accumulate, "shuffle": False, "progress": False}
+        fit(model, optimizer, small.LOSS, (X, y, weights), epochs=3, **options)
+        assert optimizer.steps == 6
+        states.append(np.concatenate([p.array.ravel() for p in model.parameters()]))
+    assert np.abs(states[1] - states[0]).max() < 1e-12 and np.abs(states[2] - states[0]).max() < 1e-12
+
+
+def test_a_remainder_of_accumulated_batches_steps():
+    X, y = small.data()
+    model = small.model()
+    optimizer = small.adam(model)
+    fit(model, optimizer, small.LOSS, (X, y), epochs=2, batch_size=20, accumulate=2, progress=False)
+    assert optimizer.steps == 4
+
+
+def test_class_weights_are_sample_weights():
+    X, y = small.data()
+    by_class = np.bincount(y, minlength=2)
+    balanced = (len(y) / (2 * by_class))[y]
+    states = []
+    for data, class_weight in (((X, y, balanced), None), ((X, y), "balanced"), ((X, y), dict(enumerate(balanced)))):
+        if isinstance(class_weight, dict):
+            class_weight = {k: len(y) / (2 * by_class[k]) for k in (0, 1)}
+        model = small.model()
+        fit(model, small.adam(model), small.LOSS, data, epochs=2, class_weight=class_weight, progress=False)
+        states.append(small.state(model))
+    assert states[0] == states[1] == states[2]
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "match"),
+    [("even", "must be 'balanced' or a dict"), ({5: 1.0}, "names the class 5"), ({0: -1.0}, "finite and not negative")],
+)
+def test_wrong_class_weights(class_weight, match):
+    X, y = small.data()
+    model = small.model()
+    before = small.state(model)
+    with pytest.raises(ValueError, match=match):
+        fit(model, small.adam(model), small.LOSS, (X, y), epochs=1, class_weight=class_weight, progress=False)
+    assert small.state(model) == before
+
+
+def test_averages_are_judged_and_left_in_the_model():
+    X, y = small.data()
+    raw, model = small.model(), small.model()
+    fit(raw, small.adam(raw), small.LOSS, (X, y), (X, y), epochs=4, progress=False)
+    optimizer = optim.Adam(model.parameters(), lr=0.01, ema_decay=0.9)
+    history = fit(model, optimizer, small.LOSS, (X, y), (X, y), epochs=4, progress=False)
+    averages = optimizer.averages()
+    assert all((p.array == averages[p.name]).all() for p in model.parameters())
+    assert evaluate(model, small.LOSS, X, y)["loss"] == history.rows[-1]["validation_loss"]
+    # The weights themselves were trained as without averages.
+    other = small.model()
+    keeps = optim.Adam(other.parameters(), lr=0.01, ema_decay=0.9)
+    fit(other, keeps, small.LOSS, (X, y), (X, y), epochs=4, validate_averages=False, progress=False)
+    assert small.state(other) == small.state(raw)
+    with pytest.raises(ValueError, match="keeps none"):
+        fit(raw, small.adam(raw), small.LOSS, (X, y), (X, y), epochs=1, validate_averages=True, progress=False)

@@ -19,10 +19,11 @@ from .history import History
 if TYPE_CHECKING:
     from .callbacks import Callback
     from .data import MiniBatches
+    from .training import Run
 
 _KEY = "fusedstep_checkpoint"
-_VERSION = 1
-_FIELDS = {"version", "random_offset", "model", "optimizer", "history", "data", "callbacks"}
+_VERSION = 2
+_FIELDS = {"version", "random_offset", "model", "optimizer", "history", "data", "callbacks", "progress"}
 
 
 @dataclass
@@ -43,6 +44,8 @@ class TrainingState:
         State of the `MiniBatches`.
     callbacks : list of (str, dict)
         Class name and state of each callback.
+    progress : dict or None
+        What an epoch that was under way had gathered: sums of losses and of gradients.
     """
 
     path: str
@@ -52,6 +55,7 @@ class TrainingState:
     history: History
     data: dict | None
     callbacks: list[tuple[str, dict]]
+    progress: dict | None
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> TrainingState:
@@ -67,6 +71,7 @@ class TrainingState:
                 History.from_dict(content["history"]),
                 content["data"],
                 [(name, _unpack(state, tensors)) for name, state in content["callbacks"]],
+                _unpack(content["progress"], tensors),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path}: damaged checkpoint: {error!r}") from error
@@ -91,7 +96,9 @@ def save_checkpoint(
     *,
     history: History,
     data: MiniBatches | None = None,
+    position: int | None = None,
     callbacks: Sequence[Callback] = (),
+    progress: dict | None = None,
 ) -> None:
     """Write a checkpoint, replacing an old one only when all is on the disk.
 
@@ -105,8 +112,12 @@ def save_checkpoint(
     history : History
     data : MiniBatches, optional
         Its place in the order of the data is kept.
+    position : int, optional
+        How many batches of its epoch are done, where that is not the number of those it yielded.
     callbacks : sequence of Callback
         Their states are kept.
+    progress : dict, optional
+        Of an epoch that is under way.
 
     Raises
     ------
@@ -123,13 +134,28 @@ def save_checkpoint(
             [type(callback).__name__, _pack(callback.state_dict(), f"callback {i}", tensors)]
             for i, callback in enumerate(callbacks)
         ],
-        "data": None if data is None else data.state_dict(),
+        "data": None if data is None else data.state_dict(position),
+        "progress": _pack(progress, "progress", tensors),
         "history": history.to_dict(),
         "random_offset": int(model.random_offset),
         "version": _VERSION,
     }
     text = json.dumps(content)
     atomic_write(path, save(tensors, {_KEY: text, "crc32": _crc32(text, tensors)}))
+
+
+def save_run(path: str | os.PathLike, run: Run) -> None:
+    """Write the checkpoint of a training run, between its epochs or batches; raises as `save_checkpoint` does."""
+    save_checkpoint(
+        path,
+        run.model,
+        run.optimizer,
+        history=run.history,
+        data=run.batches,
+        position=run.progress.position,
+        callbacks=run.callbacks,
+        progress=run.progress.state_dict(),
+    )
 
 
 def load_checkpoint(path: str | os.PathLike, model, optimizer) -> TrainingState:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-import signal
-import threading
-import time
+import warnings
 from collections.abc import Iterable
-from contextlib import closing, contextmanager
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from . import metrics as _metrics
-from ._device import as_host, get_device, loss_value
+from ._class_weight import class_weights
+from ._device import as_host, get_device, host_copy, loss_value
+from ._loop import Mean, Progress, averaged, host_weights, run_epochs
 from ._training_checks import check_arrays, check_finite, check_objects, try_out
 from ._transfer import batches_on
 from .callbacks import Callback
@@ -54,6 +53,10 @@ class Run:
         Its loss, before the step. On a GPU reading it waits for the device.
     stop : bool
         Set it to end the run after this batch or epoch.
+    progress : object
+        How far the running epoch is, for `fusedstep.callbacks.Checkpoint`.
+    averaged : bool
+        Validation judges the averages of the weights that the optimizer keeps.
     """
 
     model: Any
@@ -67,12 +70,20 @@ class Run:
     batch_index: int = 0
     batch: tuple[np.ndarray, ...] = ()
     stop: bool = False
+    averaged: bool = False
+    progress: Progress | None = field(default=None, repr=False)
     _loss_value: Any = field(default=math.nan, init=False, repr=False)  # a float, or an array that no one has read
-    _lr: Any = field(default=None, init=False, repr=False)  # of the epoch's last step so far; likewise
 
     @property
     def batch_loss(self) -> float:
         return float(self._loss_value)
+
+    def model_state(self) -> dict[str, np.ndarray]:
+        """What validation judges: copies of all parameters, averaged where it judges averages, and buffers."""
+        state = self.model.state_dict()
+        if self.averaged:
+            state |= {name: host_copy(average) for name, average in self.optimizer.averages().items()}
+        return state
 
 
 def fit(
@@ -92,6 +103,9 @@ def fit(
     last: str = "keep",
     prefetch: int = 0,
     resume: str | os.PathLike | None = None,
+    class_weight: str | dict | None = None,
+    accumulate: int = 1,
+    validate_averages: bool | None = None,
 ) -> History:
     """Train a model, validating it after every epoch.
 
@@ -124,6 +138,17 @@ def fit(
     resume : str or path, optional
         A file of `fusedstep.callbacks.Checkpoint`: go on from there, with the same arguments, to the bits that the
         run would have had without the interruption. Where early stopping had ended it, nothing more is trained.
+    class_weight : "balanced" or dict, optional
+        ``{class: weight}``, 1 for those that it does not name, or n_samples / (n_classes * members) for each class
+        (King & Zeng 2001): what the training samples of a class count, times their own weights. Integer labels only.
+    accumulate : int
+        Batches whose gradients are averaged before a step, each by what it counts: the step of a batch so many times
+        as large, in the memory of one (batch normalization still sees the small ones). What is left at the end of an
+        epoch makes a step of its own. Schedules count steps.
+    validate_averages : bool, optional
+        Validate the exponential averages of the weights, which an optimizer with `ema_decay` keeps, in place of the
+        weights, and leave the averages in the model at the end (Polyak & Juditsky 1992). Buffers are not averaged.
+        None: where there are averages and validation data.
 
     Returns
     -------
@@ -155,7 +180,8 @@ def fit(
     True
     """
     epochs = check_integer("fit", "epochs", epochs, 1)
-    batches = _training_batches(train, batch_size, shuffle=shuffle, seed=seed, last=last, prefetch=prefetch)
+    options = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed, "last": last, "prefetch": prefetch}
+    batches = _training_batches(train, class_weight, options)
     held_out = None if validation is None else check_arrays("validation", validation)
     measured = _metrics.resolve(metrics)
     check_objects(model, optimizer, loss)
@@ -163,6 +189,9 @@ def fit(
     run.callbacks = _in_order(callbacks)
     if measured and held_out is None:
         raise ValueError("[fit] 'metrics' are computed on validation data, but 'validation' is None")
+    accumulate = check_integer("fit", "accumulate", accumulate, 1)
+    run.averaged = _judges_averages(validate_averages, optimizer, held_out)
+    run.progress = Progress(model)
     model.check_training_shape((batches.smallest, *batches.arrays[0].shape[1:]))
     for name, arrays in (("train", batches.arrays), ("validation", held_out)):
         if arrays is not None:
@@ -172,8 +201,16 @@ def fit(
         callback.on_train_begin(run)
     if resume is not None:
         _resume(run, resume)
-    with get_device(model.device).active():
-        _loop(run, epochs, held_out, measured, progress)
+    device = get_device(model.device)
+
+    def validate() -> dict:
+        with averaged(model, optimizer) if run.averaged else nullcontext():
+            return evaluate(model, loss, *held_out, metrics=measured.values())
+
+    with device.active():
+        run_epochs(run, epochs, accumulate, None if held_out is None else validate, progress)
+    if run.averaged:
+        model.load_state_dict(run.model_state())
     for callback in run.callbacks:
         callback.on_train_end(run)
     return run.history
@@ -209,9 +246,9 @@ def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | N
     arrays = (X, y) if weights is None else (X, y, weights)
     arrays = check_arrays("data", arrays, where="evaluate")
     measured = _metrics.resolve(metrics)
-    outputs, losses = [], _Mean()
+    outputs, targets, losses = [], [], Mean()
     batches = MiniBatches(*arrays, batch_size=batch_size, shuffle=False, last="merge")
-    totals = batches.totals(_host_weights(arrays))
+    totals = batches.totals(host_weights(arrays))
     device = get_device(model.device)
     with device.active(), closing(batches_on(device, batches)) as on_device:
         for (x, *target), total in zip(on_device, totals, strict=True):
@@ -220,9 +257,10 @@ def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | N
                 losses.add(loss_value(loss(output, *target)[0]), total)
             if measured:
                 outputs.append(as_host(output))
+                targets.append(host_copy(target[0]))
         result = {"loss": losses.value}
     if measured:
-        output, target = np.concatenate(outputs), as_host(arrays[1])
+        output, target = np.concatenate(outputs), np.concatenate(targets)
         result |= {name: float(metric(target, output)) for name, metric in measured.items()}
     return result
 
@@ -236,100 +274,6 @@ def predict(model, X, *, batch_size: int | None = _EVALUATION_BATCH) -> np.ndarr
     return np.concatenate([as_host(model.predict(x)) for (x,) in batches_on(get_device(model.device), batches)])
 
 
-def _host_weights(arrays) -> np.ndarray | None:
-    return as_host(arrays[2]) if len(arrays) == 3 else None
-
-
-class _Mean:
-    """The mean loss over samples, from the means of batches; on a GPU summed there, until `value` is read."""
-
-    def __init__(self):
-        self._total = self._weight = 0.0
-
-    def add(self, value, weight: float) -> None:
-        """A batch's mean, a float or a 0-d array, and what the batch counts."""
-        self._total = self._total + value * weight
-        self._weight += weight
-
-    @property
-    def value(self) -> float:
-        return float(self._total / self._weight) if self._weight else math.nan
-
-
-def _loop(run: Run, epochs: int, held_out, measured, progress) -> None:
-    title = progress if isinstance(progress, str) else None
-    total = epochs * len(run.batches)
-    bar = tqdm(total=total, initial=run.epoch * len(run.batches), desc=title, disable=not progress, unit="batch")
-    with bar, _stop_on_ctrl_c(run):
-        try:
-            while run.epoch < epochs and not run.stop and not run.history.interrupted:
-                run.epoch += 1
-                start = time.perf_counter()
-                train_loss = _train_epoch(run, bar)
-                if train_loss is None:
-                    return
-                row = {"epoch": run.epoch, "train_loss": train_loss}
-                if held_out is not None:
-                    result = evaluate(run.model, run.loss, *held_out, metrics=measured.values())
-                    row |= {f"validation_{name}": value for name, value in result.items()}
-                lr = float(run.optimizer.lr if run._lr is None else run._lr)
-                row |= {"lr": lr, "seconds": time.perf_counter() - start}
-                run.history.rows.append(row)
-                bar.set_postfix(_shown(row), refresh=False)
-                for callback in run.callbacks:
-                    callback.on_epoch_end(run)
-        except KeyboardInterrupt:
-            run.history.interrupted = True
-
-
-def _train_epoch(run: Run, bar) -> float | None:
-    """Train one epoch and give its mean loss; None when it was broken off."""
-    losses = _Mean()
-    totals = run.batches.totals(_host_weights(run.batches.arrays))
-    run._lr = None
-    with closing(batches_on(get_device(run.model.device), run.batches)) as batches:
-        for index, (batch, total) in enumerate(zip(batches, totals, strict=True)):
-            run.batch_index, run.batch = index, batch
-            if not total:  # no sample of weight above 0: there is neither loss nor gradient
-                bar.update()
-                continue
-            x, *target = batch
-            output = run.model.forward(x, training=True)
-            value, gradient = run.loss(output, *target)
-            run.model.backward(gradient, input_gradient=False)
-            run._loss_value = loss_value(value)
-            for callback in run.callbacks:
-                callback.before_step(run)
-            if run.stop:
-                return None
-            run._lr = run.optimizer.lr
-            run.optimizer.step()
-            losses.add(run._loss_value, total)
-            bar.update()
-            if run.history.interrupted:
-                return None
-    return losses.value
-
-
-@contextmanager
-def _stop_on_ctrl_c(run: Run):
-    """Let Ctrl-C finish the batch. Only Python's own handler is replaced, and only the main thread may."""
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous is not signal.default_int_handler:
-        yield
-        return
-
-    def ask_to_stop(signum, frame):
-        run.history.interrupted = True
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, ask_to_stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
 def _resume(run: Run, path) -> None:
     state = TrainingState.read(path)
     saved = [name for name, _ in state.callbacks]
@@ -339,16 +283,47 @@ def _resume(run: Run, path) -> None:
     run.batches.load_state_dict(state.data or {})
     for callback, (_, callback_state) in zip(run.callbacks, state.callbacks, strict=True):
         callback.load_state_dict(callback_state)
+    if not any(callback.changes_lr for callback in run.callbacks):
+        _warn_of_other_options(path, run.optimizer, state.optimizer)
     state.restore(run.model, run.optimizer)
     run.history = state.history
     run.history.interrupted = False
     run.epoch = len(run.history.rows)
+    run.progress.load_state_dict(state.progress, run.batches.position)
     run.stop = run.history.stopped_by is not None
 
 
-def _training_batches(train, batch_size, **options) -> MiniBatches:
+def _warn_of_other_options(path, optimizer, saved: dict) -> None:
+    """The saved hyper-parameters count: without them the run would not go on to its own bits."""
+    for own, kept in zip(optimizer.param_groups, saved.get("param_groups", ()), strict=False):
+        for name in own.keys() & kept.keys() - {"params"}:
+            plain = all(isinstance(value, (bool, int, float, str)) for value in (own[name], kept[name]))
+            if plain and own[name] != kept[name]:
+                warnings.warn(
+                    f"[fit] {os.fspath(path)} was saved with {name}={kept[name]!r}, which goes on; "
+                    f"the optimizer's {name}={own[name]!r} is left aside",
+                    UserWarning,
+                    stacklevel=4,
+                )
+
+
+def _training_batches(train, class_weight, options: dict) -> MiniBatches:
     arrays = check_arrays("train", train)
-    return train if isinstance(train, MiniBatches) else MiniBatches(*arrays, batch_size=batch_size, **options)
+    if class_weight is None:
+        return train if isinstance(train, MiniBatches) else MiniBatches(*arrays, **options)
+    if isinstance(train, MiniBatches):
+        raise TypeError("[fit] 'class_weight' needs 'train' as (X, y); MiniBatches take weights as their third array")
+    x, y, *own = arrays
+    return MiniBatches(x, y, class_weights("fit", class_weight, y, *own), **options)
+
+
+def _judges_averages(validate_averages: bool | None, optimizer, held_out) -> bool:
+    kept = getattr(optimizer, "ema_decay", None) is not None
+    if validate_averages is None:
+        return kept and held_out is not None
+    if validate_averages and not kept:
+        raise ValueError("[fit] 'validate_averages' is True but the optimizer keeps none: give it ema_decay=0.999, say")
+    return bool(validate_averages)
 
 
 def _in_order(callbacks) -> list[Callback]:
@@ -362,9 +337,3 @@ def _in_order(callbacks) -> list[Callback]:
 def _columns(validated: bool, measured: Iterable[str]) -> tuple[str, ...]:
     names = ("loss", *measured) if validated else ()
     return ("epoch", "train_loss", *(f"validation_{name}" for name in names), "lr", "seconds")
-
-
-def _shown(row: dict) -> dict[str, str]:
-    hidden = ("lr", "seconds")
-    shown = {name.replace("validation", "val"): value for name, value in row.items() if name not in hidden}
-    return {name: f"{value:.4f}" if isinstance(value, float) else str(value) for name, value in shown.items()}

@@ -25,11 +25,20 @@ class Callback:
     runs_last = False
     """Whether to run after the others at the end of an epoch, as one does that saves what they keep."""
 
+    changes_lr = False
+    """Whether it sets the optimizer's step size."""
+
     def on_train_begin(self, run: Run) -> None:
         """Before the first epoch; forget what an earlier run left."""
 
+    def on_epoch_begin(self, run: Run) -> None:
+        """Before the first batch of an epoch."""
+
     def before_step(self, run: Run) -> None:
-        """After each backward pass, before the optimizer's step, which `run.stop` cancels."""
+        """After each backward pass, before its gradients are used in a step, which `run.stop` cancels."""
+
+    def on_batch_end(self, run: Run) -> None:
+        """After each batch, its step included; also after the batch in which Ctrl-C came."""
 
     def on_epoch_end(self, run: Run) -> None:
         """After the epoch's row was added to `run.history`."""

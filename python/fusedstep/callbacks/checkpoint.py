@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from .._files import remove_leftovers
+from ..checkpoint import save_run
 from ..reference.scalars import check_integer
 from .base import Callback
 
@@ -15,15 +17,18 @@ if TYPE_CHECKING:
 class Checkpoint(Callback):
     """Save all that the rest of the run depends on, so that `fit(..., resume=path)` goes on to the same bits.
 
-    The file holds model, optimizer, history, data order, the dropout counter and the state of the other
-    callbacks. It is replaced in one step: a kill during a save leaves the one before.
+    The file holds model, optimizer, averages, accumulated gradients, history, the place in the data order, the dropout
+    counter and the state of the other callbacks, the best parameters among them. It is replaced in one step: a kill
+    during a save leaves the one before. A run that starts anew replaces the file of an earlier one at its first save.
 
     Parameters
     ----------
     path : str or path
         A safetensors file. Its folder must exist.
     every : int
-        Save after every so many epochs; at least 1.
+        Save after every so many epochs, and when Ctrl-C ends the run; at least 1.
+    every_batches : int, optional
+        Also save after every so many batches of an epoch, for epochs that take long.
 
     Raises
     ------
@@ -35,19 +40,24 @@ class Checkpoint(Callback):
 
     runs_last = True
 
-    def __init__(self, path: str | os.PathLike, every: int = 1):
+    def __init__(self, path: str | os.PathLike, every: int = 1, every_batches: int | None = None):
         self.path = path
         self.every = check_integer("Checkpoint", "every", every, 1)
+        if every_batches is not None:
+            every_batches = check_integer("Checkpoint", "every_batches", every_batches, 1)
+        self.every_batches = every_batches
 
     def on_train_begin(self, run: Run) -> None:
         folder = os.path.dirname(os.path.abspath(self.path))
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"[Checkpoint] the folder of 'path' does not exist: {folder}")
+        remove_leftovers(self.path)
+
+    def on_batch_end(self, run: Run) -> None:
+        due = self.every_batches and (run.batch_index + 1) % self.every_batches == 0
+        if due or run.history.interrupted:
+            save_run(self.path, run)
 
     def on_epoch_end(self, run: Run) -> None:
-        from ..checkpoint import save_checkpoint
-
-        if run.epoch % self.every == 0:
-            save_checkpoint(
-                self.path, run.model, run.optimizer, history=run.history, data=run.batches, callbacks=run.callbacks
-            )
+        if run.epoch % self.every == 0 or run.stop or run.history.interrupted:
+            save_run(self.path, run)

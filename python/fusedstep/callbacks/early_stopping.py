@@ -60,7 +60,7 @@ class EarlyStopping(Callback):
         gain = self.best_value - value if self.mode == "min" else value - self.best_value
         if gain > self.min_delta or (self.best_epoch is None and not math.isnan(value)):
             self.best_value, self.best_epoch, self.waited = value, run.epoch, 0
-            self._best = run.model.state_dict() if self.restore_best else None
+            self._best = run.model_state() if self.restore_best else None
             return
         self.waited += 1
         if self.waited >= self.patience:
