@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary, ref
-
 import numpy as np
 
 from .. import backend
-from .._device import CPU, Device, as_host, describe, device_of, get_device, host_copy, is_cupy
+from .._device import CPU, Device, as_host, device_of, get_device, host_copy
 from .._random import generator
 from ..reference.scalars import check_integer
+from .checks import DTYPES, check_array, check_feature_counts, check_layers, register, shapes_through
 from .fusion import Placed, make_stages
-from .layers import LAYERS, Dense, Dropout, Flatten, Layer
+from .layers import LAYERS, Dropout, Layer
 from .parameter import Arena, Parameter
-
-_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-_models: WeakKeyDictionary[Layer, ref[Sequential]] = WeakKeyDictionary()
-"""The model that each layer was put into last, while it lives."""
-
-
-def _check_layers(layers: tuple) -> None:
-    if not layers:
-        raise ValueError("Sequential needs at least one layer")
-    for index, layer in enumerate(layers):
-        if not isinstance(layer, Layer):
-            raise TypeError(f"layer {index} must be a layer of fusedstep.nn but got {layer!r}")
-        if layer in layers[:index]:
-            raise ValueError(
-                f"layer {index}, {layer!r}, is the same object as layer {layers.index(layer)}; make a new one"
-            )
-        if layer in _models and _models[layer]() is not None:
-            raise ValueError(f"layer {index}, {layer!r}, is already part of another model; make a new one")
-
-
-def _check_feature_counts(layers: tuple[Layer, ...]) -> None:
-    giver, known, flat = "", None, False
-    for index, layer in enumerate(layers):
-        takes, gives = layer.feature_counts
-        if takes is not None and known is not None and takes != known:
-            raise ValueError(f"layer {index}, {layer!r}, takes {takes} features but {giver} gives {known}")
-        if gives is not None:
-            giver, known, flat = f"layer {index}, {layer!r},", gives, flat or isinstance(layer, Dense)
-        elif isinstance(layer, Flatten) and not flat:
-            known, flat = None, True
 
 
 class Sequential:
@@ -105,17 +74,17 @@ class Sequential:
     """
 
     def __init__(self, *layers: Layer, seed: int = 0, dtype=np.float32):
-        _check_layers(layers)
-        _check_feature_counts(layers)
+        check_layers(layers)
+        check_feature_counts(layers)
         self.seed = check_integer("Sequential", "seed", seed, 0, 64)
         self.dtype = np.dtype(dtype)
-        if self.dtype not in _DTYPES:
+        if self.dtype not in DTYPES:
             raise TypeError(f"[Sequential] 'dtype' must be float32 or float64 but got {self.dtype}")
         self.layers = layers
         self._n_dropouts = sum(isinstance(layer, Dropout) for layer in layers)
         self._random_offset = 0
         self._place_layers(*self._starting_values(), CPU)
-        _models.update(dict.fromkeys(layers, ref(self)))
+        register(layers, self)
 
     def _starting_values(self) -> tuple[Arena, dict[str, np.ndarray]]:
         """The arena and the buffers of a new model."""
@@ -321,42 +290,9 @@ class Sequential:
 
     # -- running it
 
-    def _shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The shapes before each layer and after the last, for an input of `shape`."""
-        shapes = [shape]
-        for index, layer in enumerate(self.layers):
-            try:
-                shape = layer.output_shape(shape)
-            except ValueError as error:
-                raise ValueError(f"layer {index}, {layer!r}, {error}") from None
-            shapes.append(shape)
-        return shapes
-
-    def _checked(self, name: str, array) -> np.ndarray:
-        """`array`, C-contiguous; TypeError if it is not one of the model's dtype on its device, the current one."""
-        if not self._device.holds(array):
-            raise TypeError(f"'{name}' must be {self._device.kind} but got {describe(array)}: {self._fix(name, array)}")
-        if array.dtype != self.dtype:
-            fix = f"pass {name}.astype(np.{self.dtype.name})"
-            if array.dtype in _DTYPES:
-                fix += f", or make the model with Sequential(..., dtype=np.{array.dtype.name})"
-            raise TypeError(f"'{name}' must be {self.dtype}, the model's dtype, but got {array.dtype}: {fix}")
-        if array.ndim == 0:
-            raise ValueError(f"'{name}' must have a batch axis but got shape ()")
-        return self._device.xp.ascontiguousarray(array)
-
-    def _fix(self, name: str, array) -> str:
-        """What to do about an array that is not where the model is."""
-        if self._device is not CPU:
-            there = device_of(array).name
-            return f"pass cupy.asarray({name}) of that device, or move the model with model.to('{there}')"
-        if is_cupy(array):
-            return f"pass cupy.asnumpy({name}), or move the model with model.to('cuda:{array.device.id}')"
-        return f"pass np.asarray({name}, np.{self.dtype.name})"
-
     def check_training_shape(self, shape: tuple[int, ...]) -> None:
         """Raise the ValueError of ``forward(x, training=True)`` for an `x` of `shape`, without any `x`."""
-        shapes = self._shapes(shape)
+        shapes = shapes_through(self.layers, shape)
         for stage in self._training_stages:
             stage.check(shapes[stage.first])
 
@@ -387,7 +323,7 @@ class Sequential:
         if not training:
             return self.predict(x)
         with self._device.active():
-            x = self._checked("x", x)
+            x = check_array("x", x, self.dtype, self._device)
             self._pending = None
             if x.shape != self._planned:
                 self._allocate(x.shape)
@@ -402,7 +338,7 @@ class Sequential:
         """Get all stages ready to train on inputs of `shape`."""
         self.check_training_shape(shape)
         self._planned = None
-        shapes = self._shapes(shape)
+        shapes = shapes_through(self.layers, shape)
         for stage in self._training_stages:
             stage.allocate(shapes[stage.first], shapes[stage.stop], self.dtype)
         self._planned = shape
@@ -434,7 +370,7 @@ class Sequential:
         if self._pending is None:
             raise RuntimeError("backward needs a training pass before it: call forward(x, training=True) first")
         with self._device.active():
-            dy = self._checked("dy", dy)
+            dy = check_array("dy", dy, self.dtype, self._device)
             if dy.shape != self._pending:
                 raise ValueError(f"'dy' must have the output's shape {self._pending} but got {dy.shape}")
             self._pending = None
@@ -469,8 +405,8 @@ class Sequential:
             As for `forward`.
         """
         with self._device.active():
-            x = self._checked("x", x)
-            self._shapes(x.shape)
+            x = check_array("x", x, self.dtype, self._device)
+            shapes_through(self.layers, x.shape)
             for stage in self._evaluation_stages:
                 x = stage.evaluate(x)
             return x.copy() if self._evaluation_is_view else x
