@@ -225,3 +225,39 @@ def test_a_model_that_comes_back_is_refused():
 
     with pytest.raises(ValueError, match="returned the same model again for fold 2"):
         cross_validate(lambda: model, make_optimizer, nn.SoftmaxCrossEntropy(), X, y, epochs=1, progress=False)
+
+
+def test_targets_are_scaled_by_the_training_part_and_reported_in_their_own_unit():
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(90, 3)).astype(np.float32)
+    y = 1e6 + 1e3 * (X @ np.array([[1.0], [2.0], [3.0]]) + 0.1 * rng.normal(size=(90, 1)))  # float64, far from 0
+    shapes = []
+
+    def make_model(seed, sample_shape):
+        shapes.append(sample_shape)
+        return nn.Sequential(nn.Dense(3, 1), seed=seed)
+
+    def rmse(target, output):
+        return float(np.sqrt(np.mean((target - output) ** 2)))
+
+    result = cross_validate(
+        make_model,
+        lambda model: optim.SGD(model.parameters(), lr=0.1),
+        nn.MeanSquaredError(),
+        X,
+        y,
+        cv=RotatingKFold(3),
+        preprocess_target=preprocessing.StandardScaler(),
+        metrics=[rmse],
+        random_state=0,
+        epochs=30,
+        batch_size=10,
+        progress=False,
+    )
+    assert shapes == [(3,)] * 3
+    assert result.predictions.shape == (90, 1) and result.predictions.dtype == np.float64
+    for (train, _, test), scaler, row in zip(result.folds, result.target_preprocessors, result.rows, strict=True):
+        np.testing.assert_allclose(scaler.mean_, y[train].mean())
+        assert row["test_rmse"] == pytest.approx(rmse(y[test], result.predictions[test]), rel=1e-3)
+        assert row["test_rmse"] < 0.1 * y.std() and row["test_loss"] < 0.01

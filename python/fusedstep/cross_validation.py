@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ class CrossValidationResult:
     predictions : ndarray
         The model's output for every sample by the one model that was tested on it; shape (n_samples, ...).
     models : list of Sequential
-    preprocessors : list
+    preprocessors, target_preprocessors : list
         The fitted transformer of each round, or None.
     histories : list of History
     folds : list of (train, validation, test)
@@ -46,6 +47,7 @@ class CrossValidationResult:
     predictions: np.ndarray
     models: list
     preprocessors: list
+    target_preprocessors: list
     histories: list[History]
     folds: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(repr=False)
 
@@ -88,6 +90,7 @@ def cross_validate(
     stratify=None,
     groups=None,
     preprocess=None,
+    preprocess_target=None,
     metrics=(),
     n_jobs: int | None = None,
     random_state: int | np.random.Generator | None = None,
@@ -102,7 +105,8 @@ def cross_validate(
     Parameters
     ----------
     make_model : callable
-        ``make_model(seed=...)`` or ``make_model()``: a fresh model. It gets a seed of its own in each round.
+        A fresh model, from those of these keyword arguments that the function takes: `seed`, another one in each
+        round, and `sample_shape`, the shape of one preprocessed sample (one-hot columns may differ by round).
     make_optimizer : callable
         ``make_optimizer(model)``: a fresh optimizer.
     loss : callable
@@ -115,6 +119,9 @@ def cross_validate(
         As for `RotatingKFold.split`.
     preprocess : scikit-learn transformer, optional
         Cloned and fitted in each round, on the training part alone. Floating X keeps its dtype.
+    preprocess_target : scikit-learn transformer, optional
+        Likewise for `y`, of shape (n_samples, outputs): ``StandardScaler()``, say. Transformed targets have the dtype
+        of the samples, and losses are theirs; metrics and predictions are of the target's own unit, in float64.
     metrics : sequence of str or callable
         As for `fusedstep.fit`.
     n_jobs : int, optional
@@ -162,7 +169,9 @@ def cross_validate(
         raise ValueError("[cross_validate] 'n_jobs' must be a number of processes, or negative as in joblib, but got 0")
     seeds = _seed_sequence(random_state)
     folds = list(_splitter(cv, seeds).split(X, y, groups, stratify=stratify))
-    task = _Task(make_model, make_optimizer, loss, X, y, preprocess, metrics, blas_threads, fit_options)
+    task = _Task(
+        make_model, make_optimizer, loss, X, y, preprocess, preprocess_target, metrics, blas_threads, fit_options
+    )
     jobs = [(k + 1, fold, _fold_seed(seeds)) for k, fold in enumerate(folds)]
     with _blas_threads(blas_threads):
         rounds = list(_serial(task, jobs) if n_jobs in (None, 1) else _parallel(task, jobs, n_jobs))
@@ -174,6 +183,7 @@ def cross_validate(
         predictions=predictions,
         models=[done.model for done in rounds],
         preprocessors=[done.preprocessor for done in rounds],
+        target_preprocessors=[done.target_preprocessor for done in rounds],
         histories=[done.history for done in rounds],
         folds=folds,
     )
@@ -185,6 +195,7 @@ class _Round:
     outputs: np.ndarray
     history: History
     preprocessor: Any
+    target_preprocessor: Any
     model: Any
 
 
@@ -198,48 +209,72 @@ class _Task:
     X: np.ndarray
     y: np.ndarray
     preprocess: Any
-    metrics: Any
+    preprocess_target: Any
+    metrics: list
     blas_threads: int | None
     fit_options: dict
     seen: list = field(default_factory=list)  # models of earlier rounds
 
     def run(self, number: int, fold, seed: int, progress: bool | str) -> _Round:
         with _blas_threads(self.blas_threads):
-            preprocessor, inputs = self._prepare(fold)
-            data = {part: (x, self.y[i]) for part, x, i in zip(_PARTS, inputs, fold, strict=True)}
-            model = _call(self.make_model, seed=seed)
+            preprocessor, inputs = self._prepare(self.preprocess, self.X, fold, self.y[fold[0]])
+            target_preprocessor, targets = self._prepare(self.preprocess_target, self.y, fold)
+            if target_preprocessor is not None:
+                targets = [target.astype(inputs[0].dtype, copy=False) for target in targets]
+            data = {part: both for part, *both in zip(_PARTS, inputs, targets, strict=True)}
+            metrics = _in_own_unit(self.metrics, target_preprocessor)
+            model = _call(self.make_model, seed=seed, sample_shape=inputs[0].shape[1:])
             if any(model is other for other in self.seen):  # it would be tested on what it was trained on
                 raise ValueError(f"[cross_validate] 'make_model' returned the same model again for fold {number}")
             self.seen.append(model)
             options = self.fit_options | {"callbacks": self._callbacks(number), "progress": progress, "seed": seed}
             optimizer = self.make_optimizer(model)
-            history = fit(
-                model, optimizer, self.loss, data["train"], data["validation"], metrics=self.metrics, **options
-            )
+            history = fit(model, optimizer, self.loss, data["train"], data["validation"], metrics=metrics, **options)
             if history.interrupted:
                 raise KeyboardInterrupt
             row = {"fold": number, "best_epoch": history.best_epoch}
             for part in _PARTS:
-                result = evaluate(model, self.loss, *data[part], metrics=self.metrics)
+                result = evaluate(model, self.loss, *data[part], metrics=metrics)
                 row |= {f"{part}_{name}": value for name, value in result.items()}
-            return _Round(row, predict(model, data["test"][0]), history, preprocessor, model)
+            outputs = predict(model, data["test"][0])
+            if target_preprocessor is not None:
+                outputs = target_preprocessor.inverse_transform(np.float64(outputs))
+            return _Round(row, outputs, history, preprocessor, target_preprocessor, model)
 
-    def _prepare(self, fold) -> tuple[Any, list[np.ndarray]]:
-        inputs = [self.X[indices] for indices in fold]
-        if self.preprocess is None:
+    @staticmethod
+    def _prepare(transformer, array: np.ndarray, fold, *target) -> tuple[Any, list[np.ndarray]]:
+        """A transformer fitted on the training part, and all parts transformed."""
+        inputs = [array[indices] for indices in fold]
+        if transformer is None:
             return None, inputs
         require("sklearn", extra="sklearn")
         from sklearn.base import clone
 
-        fitted = clone(self.preprocess).fit(inputs[0], self.y[fold[0]])
+        fitted = clone(transformer).fit(inputs[0], *target)
         outputs = [np.asarray(fitted.transform(x)) for x in inputs]
-        if self.X.dtype.kind == "f":
-            outputs = [output.astype(self.X.dtype, copy=False) for output in outputs]
+        if array.dtype.kind == "f":
+            outputs = [output.astype(array.dtype, copy=False) for output in outputs]
         return fitted, outputs
 
     def _callbacks(self, number: int) -> list:
         callbacks = self.fit_options.get("callbacks", ())
         return _call(callbacks, fold=number) if callable(callbacks) else copy.deepcopy(callbacks)
+
+
+def _in_own_unit(metrics: list, transformer) -> list:
+    """Metrics of transformed targets and outputs that are those of the targets as they were."""
+    if transformer is None:
+        return metrics
+
+    def back(metric):
+        @functools.wraps(metric)
+        def measured(target, output):
+            # in float64: an offset of 1e9 leaves float32 no digits
+            return metric(*(transformer.inverse_transform(np.float64(values)) for values in (target, output)))
+
+        return measured
+
+    return [back(metric) for metric in metrics]
 
 
 def _serial(task: _Task, jobs) -> Iterator[_Round]:
