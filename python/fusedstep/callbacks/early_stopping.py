@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import _checks
-from ..reference.scalars import check_integer, check_range
-from .base import Callback
+from ..reference.scalars import check_integer
+from .monitor import Monitor
 
 if TYPE_CHECKING:
     from ..training import Run
 
 
-class EarlyStopping(Callback):
+class EarlyStopping(Monitor):
     """Stop when the monitored value no longer improves, and go back to the best epoch.
 
     Parameters
@@ -41,29 +39,12 @@ class EarlyStopping(Callback):
     def __init__(self, patience=10, restore_best=True, monitor="validation_loss", mode="min", min_delta=0.0):
         self.patience = check_integer("EarlyStopping", "patience", patience, 1)
         self.restore_best = bool(restore_best)
-        self.monitor = monitor
-        self.mode = _checks.choice("EarlyStopping", "mode", mode, ("min", "max"))
-        self.min_delta = check_range("EarlyStopping", "min_delta", min_delta, 0)
-        self._forget()
-
-    def on_train_begin(self, run: Run) -> None:
-        if self.monitor not in run.columns:
-            hint = "; give fit validation data" if self.monitor.startswith("validation_") else ""
-            raise ValueError(
-                f"[EarlyStopping] 'monitor' must be one of {', '.join(map(repr, run.columns))} "
-                f"but got {self.monitor!r}{hint}"
-            )
-        self._forget()
+        super().__init__(monitor, mode, min_delta)
 
     def on_epoch_end(self, run: Run) -> None:
-        value = run.history.rows[-1][self.monitor]
-        gain = self.best_value - value if self.mode == "min" else value - self.best_value
-        if gain > self.min_delta or (self.best_epoch is None and not math.isnan(value)):
-            self.best_value, self.best_epoch, self.waited = value, run.epoch, 0
+        if self.improves(run):
             self._best = run.model_state() if self.restore_best else None
-            return
-        self.waited += 1
-        if self.waited >= self.patience:
+        elif self.waited >= self.patience:
             run.stop = True
             run.history.stopped_by = f"EarlyStopping: no better {self.monitor} for {self.patience} epochs"
 
@@ -73,19 +54,12 @@ class EarlyStopping(Callback):
             run.history.restored_epoch = self.best_epoch
 
     def state_dict(self) -> dict:
-        return {
-            "best_value": self.best_value,
-            "best_epoch": self.best_epoch,
-            "waited": self.waited,
-            "best": self._best,
-        }
+        return super().state_dict() | {"best": self._best}
 
     def load_state_dict(self, state: dict) -> None:
-        self.best_value, self.best_epoch = state["best_value"], state["best_epoch"]
-        self.waited, self._best = state["waited"], state["best"]
+        super().load_state_dict(state)
+        self._best = state["best"]
 
     def _forget(self) -> None:
-        self.best_value = math.inf if self.mode == "min" else -math.inf
-        self.best_epoch: int | None = None
-        self.waited = 0
+        super()._forget()
         self._best: dict[str, np.ndarray] | None = None

@@ -1,0 +1,57 @@
+"""What callbacks share that judge a run by one column of its history."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from .. import _checks
+from ..reference.scalars import check_range
+from .base import Callback
+
+if TYPE_CHECKING:
+    from ..training import Run
+
+
+class Monitor(Callback):
+    """Follow a column of the history: its best value, the epoch of that, and how many epochs have passed since.
+
+    The first value that is not NaN is an improvement, and so is each that gains more than `min_delta` on the best one.
+    """
+
+    def __init__(self, monitor: str, mode: str, min_delta: float):
+        where = type(self).__name__
+        self.monitor = monitor
+        self.mode = _checks.choice(where, "mode", mode, ("min", "max"))
+        self.min_delta = check_range(where, "min_delta", min_delta, 0)
+        self._forget()
+
+    def on_train_begin(self, run: Run) -> None:
+        if self.monitor not in run.columns:
+            hint = "; give fit validation data" if str(self.monitor).startswith("validation_") else ""
+            raise ValueError(
+                f"[{type(self).__name__}] 'monitor' must be one of {', '.join(map(repr, run.columns))} "
+                f"but got {self.monitor!r}{hint}"
+            )
+        self._forget()
+
+    def improves(self, run: Run) -> bool:
+        """Whether the epoch that has just ended is the best so far; otherwise it is counted in `waited`."""
+        value = run.history.rows[-1][self.monitor]
+        gain = self.best_value - value if self.mode == "min" else value - self.best_value
+        if gain > self.min_delta or (self.best_epoch is None and not math.isnan(value)):
+            self.best_value, self.best_epoch, self.waited = value, run.epoch, 0
+            return True
+        self.waited += 1
+        return False
+
+    def state_dict(self) -> dict:
+        return {"best_value": self.best_value, "best_epoch": self.best_epoch, "waited": self.waited}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.best_value, self.best_epoch, self.waited = state["best_value"], state["best_epoch"], state["waited"]
+
+    def _forget(self) -> None:
+        self.best_value = math.inf if self.mode == "min" else -math.inf
+        self.best_epoch: int | None = None
+        self.waited = 0
