@@ -22,3 +22,11 @@ __all__ = [
     "reference",
     "set_num_threads",
 ]
+
+
+def __getattr__(name):
+    if name == "sklearn":  # not before it is asked for: scikit-learn takes a second to import
+        import importlib
+
+        return importlib.import_module(".sklearn", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
