@@ -15,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 
 DEVICES = 2
+FREE = 1 << 30
 
 
 class State:
@@ -43,8 +44,12 @@ def module() -> ModuleType:
     for thing in (ndarray, asarray, ascontiguousarray, asnumpy, empty, empty_like, isfinite, matmul, take, zeros):
         setattr(cupy, thing.__name__, thing)
     cupy.zeros_like = zeros_like
+    cupy.get_default_memory_pool = get_default_memory_pool
     runtime = SimpleNamespace(
-        getDevice=lambda: state.devices[-1], getDeviceCount=lambda: DEVICES, CUDARuntimeError=CUDARuntimeError
+        getDevice=lambda: state.devices[-1],
+        getDeviceCount=lambda: DEVICES,
+        memGetInfo=lambda: (FREE, 2 * FREE),
+        CUDARuntimeError=CUDARuntimeError,
     )
     cupy.cuda = SimpleNamespace(
         Device=Device,
@@ -280,6 +285,10 @@ def empty(shape, dtype=float):
 
 def empty_like(a):
     return wrap(_unset(_host(a).shape, a.dtype))
+
+
+def get_default_memory_pool():
+    return SimpleNamespace(free_bytes=lambda: 0)
 
 
 def isfinite(a):

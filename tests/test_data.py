@@ -103,18 +103,17 @@ def test_breaking_off_ends_the_prefetch_thread():
     assert not prefetch_threads()
 
 
-def test_errors_of_the_prefetch_thread_pass_through(monkeypatch):
+def test_errors_of_the_prefetch_thread_pass_through():
     batches = MiniBatches(np.arange(10), batch_size=2, prefetch=2)
 
-    def fail(order, bounds):
+    def fail(reader, bounds):
         if bounds[0] == 4:
             raise OSError("disk")
         return bounds
 
-    monkeypatch.setattr(batches, "_gather", fail)
     drawn = []
     with pytest.raises(OSError, match="disk"):
-        drawn.extend(batches)
+        drawn.extend(batches.gathered(fail))
     assert not prefetch_threads() and batches.epoch == 0
 
 

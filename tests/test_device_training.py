@@ -14,10 +14,11 @@ import fake_cupy
 import fusedstep as fs
 import small_problem as small
 from fusedstep import backend, nn, ops, optim
-from fusedstep._device import get_device
+from fusedstep._device import CPU, get_device
 from fusedstep._transfer import _Slot, batches_on
 from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping, StopOnNaN
 from fusedstep.data import MiniBatches
+from fusedstep.data.reading import MemoryReader
 from fusedstep.reference.losses import check_weights
 from fusedstep.training import evaluate, fit, predict
 from small_optimizers import VARIANTS, parameters, set_gradients
@@ -529,11 +530,11 @@ def test_pinned_memory_is_not_overwritten_before_it_was_copied(cuda_module, monk
     X = np.arange(8)
     slot = _Slot(get_device("cuda"), MiniBatches(X, batch_size=4))
     side = fake_cupy.Stream(non_blocking=True)
-    slot.fill(X[::-1].copy(), (0, 4)).send(side)
+    slot.fill(MemoryReader([X], X[::-1].copy(), CPU), (0, 4)).send(side)
     (copied,) = next(slot.lend())
     assert copied.host.tolist() == [7, 6, 5, 4] and not state.waits
     slot.send(side)
-    slot.fill(None, (0, 4))
+    slot.fill(MemoryReader([X], None, CPU), (0, 4))
     assert state.waits == ["event"] and copied.host.tolist() == [7, 6, 5, 4]
 
 

@@ -15,11 +15,9 @@ def class_weights(where: str, class_weight, y, weights=None) -> np.ndarray:
     >>> class_weights("fit", "balanced", np.array([0, 0, 0, 1])).round(3).tolist()
     [0.667, 0.667, 0.667, 2.0]
     """
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise TypeError(f"[{where}] 'class_weight' needs integer labels, one a sample, but y is {y.dtype}{y.shape}")
     labels = as_host(y)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise TypeError(
-            f"[{where}] 'class_weight' needs integer labels, one a sample, but y is {labels.dtype}{labels.shape}"
-        )
     classes, index, members = np.unique(labels, return_inverse=True, return_counts=True)
     if isinstance(class_weight, str) and class_weight == "balanced":
         by_class = len(labels) / (len(classes) * members)

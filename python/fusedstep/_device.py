@@ -140,11 +140,6 @@ def host_copy(array) -> np.ndarray:
     return as_host(array) if is_cupy(array) else np.array(array)
 
 
-def as_array(value):
-    """A CuPy array as it is, everything else as a NumPy array."""
-    return value if is_cupy(value) else np.asarray(value)
-
-
 def all_finite(array) -> bool:
     """Whether no value is NaN or infinite; waits for the device."""
     device = device_of(array)

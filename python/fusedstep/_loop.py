@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ._device import as_host, get_device, host_copy, loss_value
+from ._training_checks import finite_on_disk
 from ._transfer import batches_on
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _train_epoch(run: Run, accumulate: int, bar) -> bool:
     totals = run.batches.totals(host_weights(run.batches.arrays))
     device = get_device(run.model.device)
     shown = time.perf_counter()
-    with closing(batches_on(device, run.batches)) as batches:
+    with closing(batches_on(device, run.batches, finite_on_disk("train"))) as batches:
         for index, (batch, total) in enumerate(zip(batches, totals, strict=True), start=state.position):
             run.batch_index, run.batch = index, batch
             if total:  # otherwise no sample has a weight above 0: there is neither loss nor gradient

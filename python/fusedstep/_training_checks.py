@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import contextmanager
+
 import numpy as np
 
 from . import _checks
-from ._device import all_finite, as_array, as_host, get_device, is_cupy
+from ._device import all_finite, as_host, get_device, is_cupy
 from ._transfer import device_dtype
-from .data import MiniBatches
+from .data import MiniBatches, Source
+from .data.sources import as_samples, is_on_disk
 from .nn.losses import Loss
+
+_PARTS = ("X", "y", "weights")
 
 
 def check_arrays(name: str, data, where: str = "fit") -> tuple[np.ndarray, ...]:
@@ -17,19 +23,36 @@ def check_arrays(name: str, data, where: str = "fit") -> tuple[np.ndarray, ...]:
     if not isinstance(arrays, (tuple, list)) or len(arrays) not in (2, 3):
         got = f"{len(arrays)} arrays" if isinstance(arrays, (tuple, list)) else type(arrays).__name__
         raise TypeError(f"[{where}] '{name}' must be (X, y), (X, y, weights) or MiniBatches of these but got {got}")
-    arrays = tuple(as_array(array) for array in arrays)
-    _checks.same_length(where, {f"{name} {part}": a for part, a in zip(("X", "y", "weights"), arrays, strict=False)})
+    arrays = tuple(as_samples(array) for array in arrays)
+    _checks.same_length(where, {f"{name} {part}": a for part, a in zip(_PARTS, arrays, strict=False)})
     if len(arrays) == 3:
         _check_weights(f"[{where}] '{name} weights'", as_host(arrays[2]))
     return arrays
 
 
-def check_finite(name: str, x, y) -> None:
-    """One such value would make all parameters NaN in the first step that sees it."""
-    for part, array in (("X", x), ("y", y)):
-        if array.dtype.kind == "f" and not all_finite(array):
-            index = int(np.flatnonzero(~np.isfinite(as_host(array)).all(axis=tuple(range(1, array.ndim))))[0])
-            raise ValueError(f"[fit] '{name} {part}' holds NaN or infinity, first in sample {index}")
+def check_finite(name: str, *arrays, where: str = "fit") -> None:
+    """One such value would make all parameters NaN in the first step that sees it.
+
+    What is on disk is looked at when it is read, see `finite_on_disk`.
+    """
+    for part, array in zip(_PARTS, arrays, strict=False):
+        if not is_on_disk(array):
+            _check_finite(where, f"{name} {part}", array)
+
+
+def finite_on_disk(name: str, where: str = "fit") -> Callable:
+    """A function for `MiniBatches.gathered` that refuses what `check_finite` had not seen."""
+
+    def look(position: int, first: int, samples: np.ndarray) -> None:
+        _check_finite(where, f"{name} {_PARTS[position]}", samples, first)
+
+    return look
+
+
+def _check_finite(where: str, name: str, array, first: int = 0) -> None:
+    if array.dtype.kind == "f" and not all_finite(array):
+        index = int(np.flatnonzero(~np.isfinite(as_host(array)).all(axis=tuple(range(1, array.ndim))))[0])
+        raise ValueError(f"[{where}] '{name}' holds NaN or infinity, first in sample {first + index}")
 
 
 def _check_weights(name: str, weights: np.ndarray) -> None:
@@ -59,8 +82,18 @@ def try_out(model, loss, name: str, x, target, weights=None) -> None:
     device = get_device(model.device)
     if not is_cupy(x) and device.name != "cpu":
         two = [device.put(a.astype(device_dtype(i, a.dtype), copy=False)) for i, a in enumerate(two)]
-    output = model.predict(two[0])
-    with device.active():
+    with _about(f"'{name} X' of shape {x.shape} does not fit the model"):
+        output = model.predict(two[0])
+    with device.active(), _about(f"'{name} y' of shape {target.shape} does not fit the loss"):
         loss(output, two[1])
-    if isinstance(loss, Loss):
+    if isinstance(loss, Loss) and not isinstance(target, Source):
         loss.check_target(f"{name} y", as_host(target), output.shape)
+
+
+@contextmanager
+def _about(what: str):
+    """Say of which of the user's arrays an error of the trial speaks."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"[fit] {what}: {error}") from error

@@ -10,23 +10,25 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from ._device import CPU, Device, Gpu, device_of
 from .data import MiniBatches
+from .data.reading import Reader
 
 _SLOTS = 3  # one that is worked on, one that is ready, one that is filled
 
 
-def batches_on(device: Device, batches: MiniBatches) -> Iterator[tuple]:
+def batches_on(device: Device, batches: MiniBatches, look: Callable | None = None) -> Iterator[tuple]:
     """The batches of an epoch of `batches` as tuples of arrays on `device`.
 
-    Those that had to be copied to a GPU are overwritten by later ones.
+    Those that had to be copied to a GPU are overwritten by later ones. `look` is as for `MiniBatches.gathered`.
     """
-    on_host = device_of(batches.arrays[0]) is CPU
-    return _copied_ahead(device, batches) if on_host and device is not CPU else iter(batches)
+    if device_of(batches.arrays[0]) is CPU and device is not CPU:
+        return _copied_ahead(device, batches, look)
+    return batches.gathered(lambda reader, bounds: reader.read(bounds), look)
 
 
 def device_dtype(position: int, dtype: np.dtype) -> np.dtype:
@@ -36,12 +38,12 @@ def device_dtype(position: int, dtype: np.dtype) -> np.dtype:
     return np.dtype(np.int64) if position == 1 and dtype.kind in "iu" else dtype
 
 
-def _copied_ahead(device: Gpu, batches: MiniBatches) -> Iterator[tuple]:
+def _copied_ahead(device: Gpu, batches: MiniBatches, look: Callable | None) -> Iterator[tuple]:
     with device.active():
         side = device.xp.cuda.Stream(non_blocking=True)
         slots = [_Slot(device, batches) for _ in range(min(_SLOTS + batches.prefetch, len(batches)))]
     next_slot = itertools.cycle(slots)
-    filled = batches.gathered(lambda order, bounds: next(next_slot).fill(order, bounds))
+    filled = batches.gathered(lambda reader, bounds: next(next_slot).fill(reader, bounds), look)
     ready: deque[_Slot] = deque()
     try:
         for slot in filled:
@@ -61,7 +63,7 @@ class _Slot:
 
     def __init__(self, device: Gpu, batches: MiniBatches):
         cupy = device.xp
-        self._device, self._arrays = device, batches.arrays
+        self._device = device
         self._pinned, self._copies = [], []
         for position, array in enumerate(batches.arrays):
             shape, dtype = (batches.largest, *array.shape[1:]), device_dtype(position, array.dtype)
@@ -74,19 +76,13 @@ class _Slot:
         self._used = cupy.cuda.get_current_stream().record(cupy.cuda.Event(disable_timing=True))
         self._size = 0
 
-    def fill(self, order: np.ndarray | None, bounds: tuple[int, int]) -> _Slot:
+    def fill(self, reader: Reader, bounds: tuple[int, int]) -> _Slot:
         """Gather a batch into the pinned memory."""
         if not self._copied.done:
             self._copied.synchronize()
         start, stop = bounds
         self._size = stop - start
-        for array, pinned in zip(self._arrays, self._pinned, strict=True):
-            if order is None:
-                pinned[: self._size] = array[start:stop]
-            elif array.dtype == pinned.dtype:  # "clip" takes the fast way; all indices are inside
-                np.take(array, order[start:stop], axis=0, out=pinned[: self._size], mode="clip")
-            else:
-                pinned[: self._size] = array[order[start:stop]]
+        reader.read_into(bounds, [pinned[: self._size] for pinned in self._pinned])
         return self
 
     def send(self, side) -> None:

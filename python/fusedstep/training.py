@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,15 +16,19 @@ from . import metrics as _metrics
 from ._class_weight import class_weights
 from ._device import as_host, get_device, host_copy, loss_value
 from ._loop import Mean, Progress, averaged, host_weights, run_epochs
-from ._training_checks import check_arrays, check_finite, check_objects, try_out
+from ._training_checks import check_arrays, check_finite, check_objects, finite_on_disk, try_out
 from ._transfer import batches_on
 from .callbacks import Callback
 from .checkpoint import TrainingState
 from .data import MiniBatches
+from .data.memory import check_batch_fits
+from .data.sources import as_samples
 from .history import History
+from .nn.accounting import evaluation_bytes
 from .reference.scalars import check_integer
 
 _EVALUATION_BATCH = 1024
+_EVALUATION_BYTES = 1 << 28  # large samples are judged fewer at a time
 
 
 @dataclass
@@ -101,7 +105,7 @@ def fit(
     seed: int = 0,
     shuffle: bool = True,
     last: str = "keep",
-    prefetch: int = 0,
+    prefetch: int | None = None,
     resume: str | os.PathLike | None = None,
     class_weight: str | dict | None = None,
     accumulate: int = 1,
@@ -121,13 +125,13 @@ def fit(
     loss : callable
         ``loss(output, target, weights=None) -> (value, gradient)``, such as `fusedstep.nn.SoftmaxCrossEntropy()`.
     train, validation : tuple or MiniBatches
-        ``(X, y)`` or ``(X, y, weights)``: NumPy arrays, or for a model on a GPU CuPy arrays there. As `train`,
-        MiniBatches bring their own batch size, seed, order and remainder; of those for `validation` the arrays alone
-        are used.
+        ``(X, y)`` or ``(X, y, weights)``: NumPy arrays, memory maps, HDF5 and Zarr datasets, or whatever else
+        `fusedstep.data.Source` reads; for a model on a GPU CuPy arrays there, too. As `train`, MiniBatches bring their
+        own batch size, seed, order and remainder; of those for `validation` the arrays alone are used.
     epochs : int
         How many times to go through the training data, those of a resumed run included; at least 1.
     batch_size : int or None
-        Samples in a step; None is the full batch.
+        Samples in a step; 1 is one example at a time, None the full batch.
     metrics : sequence of str or callable
         ``"accuracy"``, or functions ``(target, output) -> float``; a column ``validation_<name>`` each.
     callbacks : sequence of Callback
@@ -163,8 +167,9 @@ def fit(
     ------
     TypeError, ValueError
         An argument is wrong, X or y holds NaN or infinity, a label is no class of the model, or a batch would be too
-        small for batch normalization. All are checked, and two samples of each data set are tried, before the model is
-        changed.
+        small for batch normalization or too large for the memory (the message says how large one can be). All are
+        checked, and two samples of each data set are tried, before the model is changed; what is on disk is checked
+        when it is read.
 
     Examples
     --------
@@ -192,11 +197,12 @@ def fit(
     accumulate = check_integer("fit", "accumulate", accumulate, 1)
     run.averaged = _judges_averages(validate_averages, optimizer, held_out)
     run.progress = Progress(model)
-    model.check_training_shape((batches.smallest, *batches.arrays[0].shape[1:]))
+    _check_shape(model, batches)
     for name, arrays in (("train", batches.arrays), ("validation", held_out)):
         if arrays is not None:
             check_finite(name, *arrays[:2])
             try_out(model, loss, name, *arrays)
+    check_batch_fits(model, batches.arrays[0].shape[1:], batches.largest)
     for callback in run.callbacks:
         callback.on_train_begin(run)
     if resume is not None:
@@ -205,7 +211,7 @@ def fit(
 
     def validate() -> dict:
         with averaged(model, optimizer) if run.averaged else nullcontext():
-            return evaluate(model, loss, *held_out, metrics=measured.values())
+            return _evaluate(model, loss, held_out, measured, None, finite_on_disk("validation"))
 
     with device.active():
         run_epochs(run, epochs, accumulate, None if held_out is None else validate, progress)
@@ -216,7 +222,7 @@ def fit(
     return run.history
 
 
-def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | None = _EVALUATION_BATCH) -> dict:
+def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | None = None) -> dict:
     """Loss and metrics of a model in evaluation mode.
 
     Parameters
@@ -229,9 +235,10 @@ def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | N
         One weight a sample, for the loss.
     metrics : sequence of str or callable
         As for `fit`; each sees all targets and outputs at once.
-    batch_size : int or None
-        How many samples to predict at a time; a remainder joins the batch before it. The loss is the mean over all
-        samples, whatever the batch size.
+    batch_size : int, optional
+        How many samples to predict at a time; a remainder joins the batch before it. None: 1024, or fewer where they
+        are so large that their activations would take more than 256 MiB. The loss is the mean over all samples,
+        whatever the batch size.
 
     Returns
     -------
@@ -245,12 +252,15 @@ def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | N
     """
     arrays = (X, y) if weights is None else (X, y, weights)
     arrays = check_arrays("data", arrays, where="evaluate")
-    measured = _metrics.resolve(metrics)
+    return _evaluate(model, loss, arrays, _metrics.resolve(metrics), batch_size, finite_on_disk("data", "evaluate"))
+
+
+def _evaluate(model, loss, arrays, measured, batch_size: int | None, look: Callable) -> dict:
     outputs, targets, losses = [], [], Mean()
-    batches = MiniBatches(*arrays, batch_size=batch_size, shuffle=False, last="merge")
+    batches = _in_order_of_samples(model, arrays, batch_size)
     totals = batches.totals(host_weights(arrays))
     device = get_device(model.device)
-    with device.active(), closing(batches_on(device, batches)) as on_device:
+    with device.active(), closing(batches_on(device, batches, look)) as on_device:
         for (x, *target), total in zip(on_device, totals, strict=True):
             output = model.predict(x)
             if total:
@@ -265,13 +275,20 @@ def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | N
     return result
 
 
-def predict(model, X, *, batch_size: int | None = _EVALUATION_BATCH) -> np.ndarray:
+def predict(model, X, *, batch_size: int | None = None) -> np.ndarray:
     """The model's outputs in evaluation mode, a NumPy array computed a batch at a time on the model's device.
 
-    A remainder joins the batch before it.
+    X may be all that `fit` takes; `batch_size` is as for `evaluate`.
     """
-    batches = MiniBatches(X, batch_size=batch_size, shuffle=False, last="merge")
+    batches = _in_order_of_samples(model, [as_samples(X)], batch_size)
     return np.concatenate([as_host(model.predict(x)) for (x,) in batches_on(get_device(model.device), batches)])
+
+
+def _in_order_of_samples(model, arrays, batch_size: int | None) -> MiniBatches:
+    if batch_size is None:
+        fit = _EVALUATION_BYTES // max(1, evaluation_bytes(model, arrays[0].shape[1:]))
+        batch_size = min(_EVALUATION_BATCH, max(1, fit))
+    return MiniBatches(*arrays, batch_size=batch_size, shuffle=False, last="merge")
 
 
 def _resume(run: Run, path) -> None:
@@ -315,6 +332,14 @@ def _training_batches(train, class_weight, options: dict) -> MiniBatches:
         raise TypeError("[fit] 'class_weight' needs 'train' as (X, y); MiniBatches take weights as their third array")
     x, y, *own = arrays
     return MiniBatches(x, y, class_weights("fit", class_weight, y, *own), **options)
+
+
+def _check_shape(model, batches: MiniBatches) -> None:
+    shape = (batches.smallest, *batches.arrays[0].shape[1:])
+    try:
+        model.check_training_shape(shape)
+    except ValueError as error:
+        raise ValueError(f"[fit] batches of 'train X' have the shape {shape}: {error}") from error
 
 
 def _judges_averages(validate_averages: bool | None, optimizer, held_out) -> bool:

@@ -35,7 +35,8 @@ class Loss:
 def _require_same_shape(output, target) -> None:
     """Broadcasting (N, 1) against (N,) would give (N, N) losses without a word."""
     if np.shape(output) != np.shape(target):
-        hint = f"; pass target.reshape({np.shape(output)})" if np.size(output) == np.size(target) else ""
+        shape = ", ".join(map(str, (-1, *np.shape(output)[1:])))
+        hint = f"; pass target.reshape({shape})" if np.size(output) == np.size(target) else ""
         raise ValueError(
             f"'target' must have the shape of 'output', {np.shape(output)}, but got {np.shape(target)}{hint}"
         )

@@ -115,6 +115,7 @@ class Sequential:
             own = {name: buffers[f"{index}.{name}"] for name in layer.buffers(self.dtype)}
             placed.append(Placed(index, layer, parameters, own, dropouts))
             dropouts += isinstance(layer, Dropout)
+        self._placed = placed
         self._training_stages = make_stages(placed, self.seed, device, training=True)
         self._evaluation_stages = make_stages(placed, self.seed, device, training=False)
         self._evaluation_is_view = not any(stage.output_free for stage in self._evaluation_stages)
