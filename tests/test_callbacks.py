@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import small_problem as small
-from fusedstep import nn
+from fusedstep import nn, optim
 from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping, StopOnNaN
 from fusedstep.training import evaluate, fit
 
@@ -150,8 +150,8 @@ def spoil_data(run):
 @pytest.mark.parametrize(
     ("spoil", "where"),
     [
-        (spoil_parameter, "parameter 4.weight"),
-        (spoil_buffer, "buffer 1.running_var"),
+        (spoil_parameter, "layer 4, Dense(in_features=8, out_features=2, init='he', bias=True), parameter 4.weight"),
+        (spoil_buffer, "unbiased_running_var=True), buffer 1.running_var"),
         (spoil_data, "X of the batch"),
     ],
 )
@@ -185,7 +185,137 @@ def test_stop_on_nan_keeps_the_parameters_before_the_step():
         model, small.adam(model), infinite, (X, y), epochs=5, batch_size=8, callbacks=[StopOnNaN()], progress=False
     )
     assert history.rows == [] and small.state(model) == before
-    assert "loss of batch 1 of epoch 1 is inf; first value that is not finite: gradient of 0.bias" in history.stopped_by
+    assert "loss of batch 1 of epoch 1 is inf; first value that is not finite: the loss itself" in history.stopped_by
+
+
+def stopped(model, optimizer=None, loss=small.LOSS, X=None, accumulate=1):
+    """The first place that is not finite in the first batch, whose step is not taken."""
+    samples, y = small.data(8)
+    X = samples.astype(model.dtype) if X is None else X
+    optimizer = optimizer or optim.SGD(model.parameters(), lr=0.1)
+    before = model.state_dict()
+    with np.errstate(all="ignore"):
+        history = fit(
+            *(model, optimizer, loss, (X, y)),
+            epochs=2,
+            batch_size=8,
+            callbacks=[StopOnNaN()],
+            progress=False,
+            accumulate=accumulate,
+        )
+    for parameter in model.parameters():
+        np.testing.assert_array_equal(parameter.array, before[parameter.name])
+    assert history.rows == [] and history.stopped_by.startswith("StopOnNaN: ")
+    return history.stopped_by.partition("first value that is not finite: ")[2]
+
+
+LAYERS = [
+    lambda: nn.Dense(2, 8),
+    lambda: nn.GELU(),
+    lambda: nn.BatchNorm(8),
+    lambda: nn.ReLU(),
+    lambda: nn.Dropout(0.25),
+    lambda: nn.Dense(8, 8),
+    lambda: nn.BatchNorm(8, momentum=None),
+    lambda: nn.Tanh(),
+    lambda: nn.Dense(8, 8, bias=False),
+    lambda: nn.LeakyReLU(),
+    lambda: nn.Dropout(0.5),
+    lambda: nn.Dense(8, 2),
+]
+
+
+def deep(dtype=np.float32):
+    return nn.Sequential(*(make() for make in LAYERS), dtype=dtype, seed=3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("index", [0, 5, 8, 11])
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_stop_on_nan_names_the_parameter(dtype, index, value):
+    model = deep(dtype)
+    parameter = next(p for p in model.parameters() if p.name == f"{index}.weight")
+    parameter.array[0, 1] = value
+    assert stopped(model) == f"layer {index}, {model.layers[index]!r}, parameter {index}.weight"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("index", [0, 5, 8, 11])
+def test_stop_on_nan_names_the_layer_that_overflows(dtype, index):
+    """Its parameters are finite, and so is all before it; all after it is not."""
+    model = deep(dtype)
+    parameter = next(p for p in model.parameters() if p.name == f"{index}.weight")
+    parameter.array[...] = np.finfo(dtype).max
+    X = np.full((8, 2), 3, dtype) * np.arange(1, 9, dtype=dtype)[:, None]
+    assert stopped(model, X=X) == f"output of layer {index}, {model.layers[index]!r}"
+
+
+def test_stop_on_nan_names_the_batch_norm_whose_variance_overflows():
+    model = nn.Sequential(nn.Dense(2, 4), nn.ReLU(), nn.BatchNorm(4), nn.Dense(4, 2))
+    model.parameters()[0].array[...] = 1e30
+    with np.errstate(all="ignore"):
+        history = fit(
+            model, small.adam(model), small.LOSS, small.data(), epochs=9, callbacks=StopOnNaN(), progress=False
+        )
+    # Divided by an infinite deviation, all is finite but the running statistics.
+    assert history.stopped_by.startswith("StopOnNaN: epoch 1; first value that is not finite: layer 2, BatchNorm(feat")
+    assert history.stopped_by.endswith("buffer 2.running_var") and len(history.rows) == 1
+
+
+def test_stop_on_nan_names_the_buffers_after_the_output_before_them():
+    """Batch normalization's running statistics are NaN then, too."""
+    model = nn.Sequential(nn.Dense(2, 4), nn.BatchNorm(4), nn.Dense(4, 2))
+    model.parameters()[0].array[...] = 3e38
+    assert stopped(model, X=np.full((8, 2), 9, np.float32)).startswith("output of layer 0, Dense(in_features=2, ")
+
+
+def test_stop_on_nan_names_the_batch_that_a_check_has_missed():
+    class Spoil(Callback):
+        def on_epoch_begin(self, run):
+            run.batches.arrays[0][3, 0] = np.nan
+
+    X, y = small.data(8)
+    model = deep()
+    history = fit(
+        model, small.adam(model), small.LOSS, (X, y), epochs=1, callbacks=[Spoil(), StopOnNaN()], progress=False
+    )
+    assert history.stopped_by.endswith("not finite: X of the batch")
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_stop_on_nan_names_the_gradient_of_a_finite_loss(accumulate):
+    model = deep()
+
+    def loss(output, target, weights=None):
+        value, gradient = small.LOSS(output, target, weights)
+        gradient[0] = np.nan
+        return value, gradient
+
+    assert stopped(model, loss=loss, accumulate=accumulate) == f"layer 11, {model.layers[11]!r}, gradient of 11.bias"
+
+
+def test_stop_on_nan_names_the_layer_whose_backward_pass_overflows():
+    model = nn.Sequential(nn.Dense(2, 4), nn.Tanh(), nn.Dense(4, 4), nn.Dense(4, 2))
+    for name in ("2.weight", "3.weight"):
+        parameter = next(p for p in model.parameters() if p.name == name)
+        parameter.array[...] = 1e20
+    parameter.array[:, 1] *= -1
+    model.parameters()[0].array[...] = 0  # the outputs are 0, whatever the weights after it
+    where = stopped(model)
+    assert where == "layer 0, Dense(in_features=2, out_features=4, init='he', bias=True), gradient of 0.bias"
+
+
+def test_gradients_are_left_to_an_optimizer_that_skips():
+    model = small.model()
+    X, y = small.data(8)
+
+    def loss(output, target, weights=None):
+        value, gradient = small.LOSS(output, target, weights)
+        return value, np.full_like(gradient, np.nan)
+
+    optimizer = optim.SGD(model.parameters(), lr=0.1, skip_nonfinite=True)
+    history = fit(model, optimizer, loss, (X, y), epochs=2, callbacks=StopOnNaN(), progress=False)
+    assert history.stopped_by is None and optimizer.skipped == 2
 
 
 def test_stop_on_nan_lets_finite_training_run():

@@ -19,6 +19,7 @@ from fusedstep._transfer import _Slot, batches_on
 from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping, StopOnNaN
 from fusedstep.data import MiniBatches
 from fusedstep.data.reading import MemoryReader
+from fusedstep.nn.inspection import layer_outputs
 from fusedstep.reference.losses import check_weights
 from fusedstep.training import evaluate, fit, predict
 from small_optimizers import VARIANTS, parameters, set_gradients
@@ -587,6 +588,20 @@ def test_stop_on_nan(gpu):
     _, _, history = train("cuda", callbacks=[Poison(), StopOnNaN()])
     assert history.stopped_by.startswith("StopOnNaN: the loss of batch 4 of epoch 1 is nan")
     assert history.stopped_by.endswith("parameter 2.bias")
+
+
+def test_outputs_of_layers(gpu):
+    ours, theirs = model("cuda:1"), model()
+    X, _ = samples(9)
+    x = on_gpu(X, 1)
+    ours.forward(x), theirs.forward(X)
+    before = ours.state_dict()
+    for output, expected in zip(layer_outputs(ours, x), layer_outputs(theirs, X), strict=True):
+        assert isinstance(output, fake_cupy.ndarray) and output.device.id == 1
+        np.testing.assert_array_equal(host(output), expected)
+    for name, array in ours.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    assert gpu.devices == [0]
 
 
 def test_cross_validation(gpu):
