@@ -181,3 +181,108 @@ def test_split_with_groups():
     parts = train_val_test_split(groups, groups=groups, random_state=0)
     assert [len(part) for part in parts] == [72, 24, 24]
     assert sum(len(set(part)) for part in parts) == 30
+
+
+# scikit-learn
+
+
+def check_rounds(pairs, folds, n):
+    for (rest, test), parts in zip(pairs, folds, strict=True):
+        assert (test == parts[2]).all() and (rest == np.setdiff1d(np.arange(n), test)).all()
+        assert set(parts[0]) | set(parts[1]) == set(rest)
+
+
+def test_as_sklearn_gives_the_same_folds():
+    y = np.arange(60) % 3
+    groups = np.repeat(np.arange(20), 3)
+    columns = {"y": y, "x": np.linspace(0, 1, 60)}
+    cv = RotatingKFold(4, random_state=2)
+    for options in ({}, {"stratify": columns}, {"groups": groups}, {"stratify": columns, "groups": groups}):
+        splitter = cv.as_sklearn(**options)
+        assert splitter.get_n_splits(y, y, groups) == cv.get_n_splits() == 4
+        check_rounds(splitter.split(y, y), split(cv, y, y, **options), 60)
+    check_rounds(cv.as_sklearn().split(y, y, groups), split(cv, y, y, groups), 60)
+
+
+def test_as_sklearn_in_scikit_learn():
+    pytest.importorskip("sklearn")
+    from sklearn.base import clone
+    from sklearn.dummy import DummyClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, check_cv, cross_val_predict, cross_val_score
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 3))
+    y = (X[:, 0] > 0).astype(int)
+    groups = rng.integers(0, 30, 120)
+    columns = {"y": y, "x": X[:, 1]}
+    cv = RotatingKFold(4, random_state=0)
+    model = LogisticRegression()
+    assert check_cv(cv.as_sklearn()).get_n_splits() == 4
+    scores = cross_val_score(model, X, y, cv=cv.as_sklearn(stratify=columns), error_score="raise")
+    by_hand = []
+    for train, validation, test in cv.split(X, stratify=columns):
+        rest = np.concatenate([train, validation])
+        by_hand.append(clone(model).fit(X[rest], y[rest]).score(X[test], y[test]))
+    assert scores == pytest.approx(by_hand)
+
+    seen = []
+
+    class Spy(DummyClassifier):
+        def fit(self, X, y, sample_weight=None):
+            seen.append(set(X[:, -1]))
+            return super().fit(X, y, sample_weight)
+
+    with_groups = np.column_stack([X, groups])
+    cross_val_score(Spy(), with_groups, y, groups=groups, cv=cv.as_sklearn(stratify=columns), error_score="raise")
+    assert len(seen) == 4 and set.union(*seen) == set(groups)
+    left_out = [set(groups) - trained for trained in seen]
+    assert sum(map(len, left_out)) == len(set(groups))
+
+    for search_cv in (cv.as_sklearn(), RotatingKFold(4).as_sklearn(stratify=columns, groups=groups)):
+        search = GridSearchCV(model, {"C": [0.1, 1.0]}, cv=search_cv, error_score="raise").fit(X, y)
+        assert search.n_splits_ == 4 and search.best_score_ > 0.8
+    nested = GridSearchCV(model, {"C": [0.1, 1.0]}, cv=cv.as_sklearn(), error_score="raise")
+    assert len(cross_val_score(nested, X, y, cv=cv.as_sklearn(), error_score="raise")) == 4
+    predictions = cross_val_predict(model, X, y, cv=cv.as_sklearn(groups=groups))
+    assert predictions.shape == (120,)
+
+
+def test_as_sklearn_takes_sparse_samples():
+    sparse = pytest.importorskip("scipy.sparse")
+    X = sparse.csr_matrix(np.eye(12))
+    check_rounds(RotatingKFold(3, random_state=0).as_sklearn().split(X), split(RotatingKFold(3, random_state=0), X), 12)
+
+
+def test_as_sklearn_with_a_random_state_of_none_deals_anew_in_each_call():
+    splitter = RotatingKFold(3).as_sklearn()
+    first, second = ([test.tolist() for _, test in splitter.split(range(60))] for _ in range(2))
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda cv: cv.as_sklearn(groups=[0] * 9).split(range(9), None, [0] * 9), "not to both"),
+        (lambda cv: cv.as_sklearn(stratify=[0] * 8).split(range(9)), r"shape \(9,\), but has shape \(8,\)"),
+        (lambda cv: cv.as_sklearn(groups=range(8)).split(range(9)), "'groups' must be one group a sample"),
+        (lambda cv: cv.as_sklearn().split(range(2)), "at least 3 samples but got 2"),
+    ],
+)
+def test_as_sklearn_wrong_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        list(call(RotatingKFold(3)))
+
+
+def test_stratify_replaces_y():
+    y, other = np.repeat([0, 1], 6), np.arange(12) % 2
+    cv = RotatingKFold(3, random_state=0)
+    for (_, _, a), (_, _, b) in zip(cv.split(y, y, stratify=other), cv.split(y, stratify=other), strict=True):
+        assert (a == b).all()
+    assert [np.bincount(other[test]).tolist() for _, _, test in cv.split(y, y, stratify=other)] == [[2, 2]] * 3
+
+
+def test_objects_that_are_no_classes_are_not_stratified():
+    y = np.linspace(0, 1, 12).astype(object)
+    same = [test.tolist() for _, _, test in RotatingKFold(3, random_state=1).split(y, y)]
+    assert same == [test.tolist() for _, _, test in RotatingKFold(3, random_state=1).split(y)]

@@ -1,4 +1,4 @@
-"""How samples are dealt to folds and parts: by class, by group, in fair shares."""
+"""How samples are dealt to folds and parts: by class, by several columns, by group, in fair shares."""
 
 from __future__ import annotations
 
@@ -7,34 +7,65 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ._columns import Column
+from ._iterative import deal_iteratively
+from ._quota import round_quota
 
-def class_indices(where: str, labels, n_samples: int, n_parts: int) -> np.ndarray:
-    """The class of each sample as an index from 0; all 0 without labels.
 
-    Warns of classes with fewer members than parts: some part then has none of them.
+def deal(
+    columns: Sequence[Column],
+    n_samples: int,
+    shares: Sequence[float] | int,
+    groups: np.ndarray | None,
+    rng: np.random.Generator | None,
+) -> np.ndarray:
+    """A part for each sample, such that the classes of every column are in all parts in equal shares.
+
+    One column, or the joint cells of several where each has at least as many members as there are parts, are dealt
+    cell by cell; smaller cells go by iterative stratification, and groups whole.
+
+    Parameters
+    ----------
+    columns : sequence of categorical Column
+    shares : sequence of float, or int
+        Of the parts, or the number of equal parts.
+    groups : int array or None
+        The group of each sample, counted from 0.
+    rng : Generator or None
+        None keeps the order of samples.
     """
-    if labels is None:
-        return np.zeros(n_samples, np.int64)
-    labels = np.asarray(labels)
-    if labels.shape != (n_samples,):
-        raise ValueError(
-            f"[{where}] 'stratify' must be one label a sample, shape ({n_samples},), but has shape {labels.shape}"
-        )
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise ValueError(f"[{where}] 'stratify' has NaN at index {int(np.isnan(labels).argmax())}")
-    if labels.dtype.kind == "O":  # mixed types and None cannot be sorted
-        labels = labels.astype(str)
-    names, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    small = sizes < n_parts
-    if small.any():
-        shown = ", ".join(f"{name} ({size})" for name, size in zip(names[small][:5], sizes[small][:5], strict=True))
-        more = f" and {small.sum() - 5} more" if small.sum() > 5 else ""
+    n_parts = shares if isinstance(shares, int) else len(shares)
+    fractions = [1 / n_parts] * n_parts if isinstance(shares, int) else shares
+    codes = [column.values for column in columns] or [np.zeros(n_samples, np.int64)]
+    if groups is not None:
+        return deal_groups(groups, codes, fractions, rng)
+    cells = _joint(codes)
+    if len(codes) > 1 and np.bincount(cells).min() < n_parts:
+        return deal_iteratively(codes, fractions, rng)
+    return deal_evenly(cells, n_parts, rng) if isinstance(shares, int) else deal_shares(cells, shares, rng)
+
+
+def warn_of_small_classes(
+    where: str, columns: Sequence[Column], n_parts: int, groups: np.ndarray | None, stacklevel: int
+) -> None:
+    """One warning of all classes with fewer members, or groups that have any, than parts: some part has none."""
+    small = []
+    for column in columns:
+        codes = column.values
+        if groups is not None:
+            codes = np.unique(np.stack([codes, groups]), axis=1)[0]
+        sizes = np.bincount(codes)
+        prefix = f"{column.name} = " if column.name else ""
+        small += [f"{prefix}{column.classes[i]} ({sizes[i]})" for i in np.flatnonzero(sizes < n_parts)]
+    if small:
+        what = "members" if groups is None else "groups"
+        more = f" and {len(small) - 5} more" if len(small) > 5 else ""
         warnings.warn(
-            f"[{where}] classes with fewer than {n_parts} members will be absent from some parts: {shown}{more}",
+            f"[{where}] classes with fewer than {n_parts} {what} will be absent from some parts: "
+            f"{', '.join(small[:5])}{more}",
             UserWarning,
-            stacklevel=4,
+            stacklevel=stacklevel + 1,
         )
-    return classes.reshape(-1).astype(np.int64)
 
 
 def group_indices(where: str, groups, n_samples: int, n_parts: int) -> np.ndarray:
@@ -77,27 +108,21 @@ def deal_shares(classes: np.ndarray, shares: Sequence[float], rng: np.random.Gen
     lag = np.zeros(len(shares))
     for members in _members(classes, rng):
         quota = len(members) * shares
-        counts = np.floor(quota + 1e-9).astype(np.int64)  # 10 * 0.3 is a little over 3, 0.7 * 10 a little under 7
+        counts = round_quota(quota, len(members), lag)
         lag += quota - counts
-        # A part without a remainder in this class would get more than its share.
-        open_parts = np.flatnonzero(quota - counts > 1e-9)
-        chosen = open_parts[np.argsort(-lag[open_parts], kind="stable")][: len(members) - counts.sum()]
-        counts[chosen] += 1
-        lag[chosen] -= 1
         parts[members] = np.repeat(np.arange(len(shares)), counts)
     return parts
 
 
 def deal_groups(
-    groups: np.ndarray, classes: np.ndarray, shares: Sequence[float], rng: np.random.Generator | None
+    groups: np.ndarray, columns: Sequence[np.ndarray], shares: Sequence[float], rng: np.random.Generator | None
 ) -> np.ndarray:
     """A part for each sample, the same for all of a group.
 
-    Groups go, the largest first, to the part that is least full relative to its share, judged by the classes that
-    the group brings; of equally full ones to that with the larger share.
+    Groups go, the largest first, to the part that is least full relative to its share, judged by the classes (the
+    values of all columns) that the group brings; of equally full ones to that with the larger share.
     """
-    counts = np.zeros((groups.max() + 1, classes.max() + 1))
-    np.add.at(counts, (groups, classes), 1)
+    counts = np.concatenate([_table(groups, classes) for classes in columns], axis=1)
     quota = np.outer(shares, counts.sum(axis=0))
     filled = np.zeros_like(quota)
     part_of_group = np.empty(len(counts), np.int64)
@@ -119,6 +144,21 @@ def check_partition(where: str, parts: Sequence[np.ndarray], n_samples: int) -> 
     times = np.bincount(np.concatenate(parts), minlength=n_samples)
     if len(times) != n_samples or not (times == 1).all():
         raise AssertionError(f"[{where}] the parts are not disjoint or do not cover all samples")
+
+
+def _joint(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """The joint cell of each sample, counted from 0; cells without a sample are left out."""
+    cells = np.zeros(len(columns[0]), np.int64)
+    for codes in columns:
+        _, cells = np.unique(cells * (codes.max() + 1) + codes, return_inverse=True)
+    return cells
+
+
+def _table(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """How many samples have each pair of row and column."""
+    counts = np.zeros((rows.max() + 1, columns.max() + 1))
+    np.add.at(counts, (rows, columns), 1)
+    return counts
 
 
 def _members(classes: np.ndarray, rng: np.random.Generator | None):
