@@ -12,6 +12,7 @@ from .._device import CPU, Gpu, get_device
 from ..nn.accounting import parameter_bytes, training_bytes
 from ..reference.scalars import check_integer
 
+_GROUPS = Path("/sys/fs/cgroup")
 _LARGEST = 1 << 40
 _RESERVE = 1 << 25  # for what no accounting sees: scratch memory of kernels and of the BLAS
 
@@ -131,10 +132,9 @@ def _system() -> list[int]:
 
 def _control_group() -> list[int]:
     """What the limit of a container leaves; file pages that it caches are given back when needed."""
-    root = Path("/sys/fs/cgroup")
     for folder, limit, used in (
-        (root, "memory.max", "memory.current"),
-        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        (_GROUPS, "memory.max", "memory.current"),
+        (_GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
         try:
             left = int((folder / limit).read_text()) - int((folder / used).read_text())

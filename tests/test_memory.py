@@ -1,0 +1,148 @@
+"""How large a batch the memory holds."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import fake_cupy
+from fusedstep import fit, nn, optim
+from fusedstep.data import largest_batch_size, memory
+from fusedstep.nn.accounting import evaluation_bytes, parameter_bytes, training_bytes
+from fusedstep.training import evaluate
+
+MODELS = {
+    "dense": lambda: nn.Sequential(nn.Dense(300, 200), nn.ReLU(), nn.Dense(200, 10)),
+    "norm": lambda: nn.Sequential(
+        nn.Dense(300, 200), nn.BatchNorm(200), nn.ReLU(), nn.Dropout(0.3), nn.Dense(200, 100), nn.GELU(), nn.Tanh()
+    ),
+    "double": lambda: nn.Sequential(nn.Dense(300, 50), nn.ReLU(), nn.Dropout(0.1), nn.Dense(50, 400), dtype=np.float64),
+    "flat": lambda: nn.Sequential(nn.BatchNorm(3), nn.Flatten(), nn.Dense(300, 4), nn.Sigmoid()),
+}
+SHAPES = {"flat": (3, 100)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_accounting_is_what_a_step_takes(name):
+    model, shape = MODELS[name](), (4096, *SHAPES.get(name, (300,)))
+    source = np.ones(shape, model.dtype)
+
+    def step():
+        x = source.copy()
+        output = model.forward(x)
+        model.backward(output.copy(), input_gradient=False)
+
+    tracemalloc.start()
+    step()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The batch that is gathered ahead is counted, and not taken here.
+    assert peak <= training_bytes(model, shape) <= peak + source.nbytes + (1 << 20)
+
+
+def test_the_largest_power_of_two():
+    model = MODELS["dense"]()
+    fixed = 4 * parameter_bytes(model) + (32 << 20)
+    for size in (1, 64, 1024):
+        need = fixed + training_bytes(model, (size, 300))
+        assert largest_batch_size(model, (300,), need) == size
+        assert largest_batch_size(model, (300,), need - 1) == size // 2 if size > 1 else True
+    sgd, adam = optim.SGD(model.parameters()), optim.Adam(model.parameters(), ema_decay=0.9)
+    need = 2 * parameter_bytes(model) + (32 << 20) + training_bytes(model, (64, 300))
+    assert largest_batch_size(model, (300,), need, optimizer=sgd) == 64
+    assert largest_batch_size(model, (300,), need + 3 * parameter_bytes(model), optimizer=adam) == 64
+    assert largest_batch_size(model, [300]) >= 1024
+
+
+def test_a_model_on_a_gpu_asks_the_gpu(monkeypatch):
+    fake_cupy.install(monkeypatch)
+    assert memory.free_memory("cuda:1") == fake_cupy.FREE
+
+
+def test_the_limits_of_the_system_are_read(tmp_path, monkeypatch):
+    group = tmp_path / "group"
+    group.mkdir()
+    (group / "memory.max").write_text("5000\n")
+    (group / "memory.current").write_text("4000\n")
+    (group / "memory.stat").write_text("anon 1\ninactive_file 300\n")
+    monkeypatch.setattr(memory, "_GROUPS", group)
+    assert memory._control_group() == [1300]
+    (group / "memory.max").write_text("max\n")
+    assert memory._control_group() == []
+    old = group / "memory"
+    old.mkdir()
+    (old / "memory.limit_in_bytes").write_text("900")
+    (old / "memory.usage_in_bytes").write_text("1000")
+    assert memory._control_group() == [-100]
+    assert memory.free_memory("cpu") == 0
+    (tmp_path / "status").write_text("Name:\tpython\nVmData:\t  12 kB\nempty:\n")
+    assert memory._fields(tmp_path / "status") == {"VmData": 12288}
+    assert memory._fields(tmp_path / "none") == {}
+
+
+def test_a_system_that_tells_nothing(monkeypatch):
+    for name in ("_system", "_control_group", "_process"):
+        monkeypatch.setattr(memory, name, lambda: [])
+    with pytest.raises(RuntimeError, match="give 'memory'"):
+        largest_batch_size(MODELS["dense"](), (300,))
+    memory.check_batch_fits(MODELS["dense"](), (300,), 1 << 40)
+
+
+def train(model, n, **options):
+    x, y = np.zeros((n, 300), np.float32), np.arange(n) % 10
+    return fit(
+        model, optim.SGD(model.parameters()), nn.SoftmaxCrossEntropy(), (x, y), epochs=1, progress=False, **options
+    )
+
+
+def test_a_batch_that_cannot_fit_is_refused_before_training(monkeypatch):
+    model = MODELS["dense"]()
+    before = model.state_dict()
+    free = training_bytes(model, (100, 300)) + (32 << 20)
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
+    with pytest.raises(ValueError, match=r"a batch of 20000 samples needs .* are free: batches of 64 fit"):
+        train(model, 20000, batch_size=None)
+    assert all((before[name] == array).all() for name, array in model.state_dict().items())
+    assert len(train(model, 200, batch_size=64).rows) == 1
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+    with pytest.raises(ValueError, match="not even one sample fits"):
+        train(model, 8, batch_size=1)
+
+
+def test_full_batch_and_one_example_are_ordinary():
+    for batch_size in (None, 1):
+        assert len(train(MODELS["dense"](), 20, batch_size=batch_size).rows) == 1
+
+
+def test_large_samples_are_judged_fewer_at_a_time(monkeypatch):
+    from fusedstep import training
+
+    model = MODELS["dense"]()
+    x, y = np.ones((40, 300), np.float32), np.arange(40) % 10
+    expected = evaluate(model, nn.SoftmaxCrossEntropy(), x, y)
+    sizes = []
+    predict = model.predict
+    monkeypatch.setattr(model, "predict", lambda batch: sizes.append(len(batch)) or predict(batch), raising=False)
+    monkeypatch.setattr(training, "_EVALUATION_BYTES", 7 * evaluation_bytes(model, (300,)))
+    result = evaluate(model, nn.SoftmaxCrossEntropy(), x, y)
+    assert max(sizes) < 14 and sum(sizes) == 40
+    assert result["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            ((300,), 1 << 20),
+            ValueError,
+            "not even one sample fits: parameters, gradients and optimizer states take 972 KiB",
+        ),
+        (((299,), 1 << 30), ValueError, r"takes x of shape \(N, 300\) but got \(1, 299\)"),
+        (((0,), 1 << 30), ValueError, "'sample_shape'"),
+        (((300,), 1.5), TypeError, "'memory'"),
+        (((300,), 0), ValueError, "'memory'"),
+    ],
+)
+def test_wrong_input(arguments, error, message):
+    with pytest.raises(error, match=message):
+        largest_batch_size(MODELS["dense"](), *arguments)
