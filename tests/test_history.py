@@ -65,6 +65,105 @@ def test_plot_marks_the_best_epoch_without_pyplot(tmp_path):
     assert panel.get_xlabel() == "epoch" and panel.get_ylabel().startswith("loss")
 
 
+def runs(train, validation, **metrics):
+    names = ("train_loss", "validation_loss", *metrics)
+    columns = zip(train, validation, *metrics.values(), strict=True)
+    return History([{"epoch": i, **dict(zip(names, row, strict=True))} for i, row in enumerate(columns, start=1)])
+
+
+def shades(panel):
+    return [c for c in panel.collections if c.get_label() == "overfitting"]
+
+
+def legend(figure):
+    return [text.get_text() for part in (*figure.legends, figure.axes[0].get_legend()) if part for text in part.texts]
+
+
+def test_the_area_where_the_curves_part_is_shaded():
+    pytest.importorskip("matplotlib")
+    figure = runs([4.0, 3, 2, 1], [5.0, 3.5, 4, 6]).plot()
+    (shade,) = shades(figure.axes[0])
+    (path,) = shade.get_paths()
+    corners = {tuple(map(float, corner)) for corner in path.vertices}
+    # From the best epoch, 2, to the last, between train and validation loss.
+    assert corners == {(2, 3), (3, 2), (4, 1), (4, 6), (3, 4), (2, 3.5)}
+    assert legend(figure) == ["train", "validation", "overfitting", "best epoch"]
+
+
+def test_the_shade_begins_where_the_curves_cross():
+    pytest.importorskip("matplotlib")
+    (shade,) = shades(runs([4.0, 3, 2, 1], [3.0, 2, 3, 3]).plot().axes[0])
+    corners = [tuple(map(float, corner)) for path in shade.get_paths() for corner in path.vertices]
+    assert min(corners)[0] == 2.5 and (4, 3) in corners
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "restored"),
+    [
+        ([4.0, 3, 2], [5.0, 4, 3], None),  # still getting better
+        ([4.0, 3, 2], [5.0, 4, 4], None),  # no worse than the best
+        ([4.0, 3, 2.5], [3.0, 1, 2], None),  # worse, but below the train loss, as with dropout
+        ([4.0, 3, 2], [5.0, 4, 3], 1),  # the best epoch by another column; the loss goes on falling
+        ([4.0], [5.0], None),
+        ([4.0, math.nan, math.nan], [5.0, math.nan, math.nan], None),
+        ([4.0, 3], [math.inf, math.inf], None),
+        ([4.0, 3], [math.nan, math.nan], 1),
+    ],
+)
+def test_nothing_is_shaded_without_overfitting(train, validation, restored, tmp_path):
+    pytest.importorskip("matplotlib")
+    run = runs(train, validation)
+    run.restored_epoch = restored
+    figure = run.plot(tmp_path / "curve.png")
+    assert shades(figure.axes[0]) == [] and "overfitting" not in legend(figure)
+
+
+def test_a_diverging_run_is_shaded(tmp_path):
+    pytest.importorskip("matplotlib")
+    figure = runs([4.0, 3, 2, 1], [5.0, 4, 7, math.inf]).plot(tmp_path / "curve.png")
+    (shade,) = shades(figure.axes[0])
+    assert max(x for path in shade.get_paths() for x, _ in path.vertices) == 3
+
+
+def test_metrics_have_their_panels():
+    pytest.importorskip("matplotlib")
+    run = runs(
+        *([4.0, 3], [5.0, 4]),
+        validation_accuracy=[0.5, 0.75],
+        validation_rmse=[12.0, 9.0],
+        validation_roc_auc=[math.nan, 1.0],
+        validation_r2=[-1.0, 0.5],
+        lr=[0.1, 0.1],
+    )
+    figure = run.plot()
+    loss, shares, rmse, r2 = figure.axes
+    assert [line.get_label() for line in shares.get_lines()[:2]] == ["accuracy", "roc_auc"]
+    assert [text.get_text() for text in shares.get_legend().texts] == ["accuracy", "roc_auc"]
+    assert list(rmse.get_lines()[0].get_ydata()) == [12.0, 9.0]
+    assert [p.get_ylabel() for p in (shares, rmse, r2)] == ["validation metrics", "validation rmse", "validation r2"]
+    assert [p.get_xlabel() for p in figure.axes] == ["", "", "", "epoch"]
+    # Each can be told from the others without its colour where they share a panel.
+    lines = shares.get_lines()[:2]
+    assert len({line.get_linestyle() for line in lines}) == len({line.get_color() for line in lines}) == 2
+    train, validation = loss.get_lines()[:2]
+    assert train.get_linestyle() != validation.get_linestyle()
+    assert all(list(p.get_lines()[-1].get_xdata()) == [2, 2] for p in (shares, rmse, r2)), "the best epoch"
+
+
+def test_metrics_are_left_out_of_several_runs():
+    pytest.importorskip("matplotlib")
+    figure = plot_histories([runs([4.0, 3], [5.0, 4], validation_accuracy=[0.5, 1.0])] * 2)
+    assert len(figure.axes) == 2
+
+
+def test_the_legend_of_several_runs_has_what_any_of_them_has():
+    pytest.importorskip("matplotlib")
+    good, bad, alone = runs([3.0, 2], [4.0, 3]), runs([3.0, 2], [4.0, 5]), History([{"epoch": 1, "train_loss": 3.0}])
+    figure = plot_histories([alone, good, bad])
+    assert set(legend(figure)) == {"train", "validation", "overfitting", "best epoch"}
+    assert [len(shades(panel)) for panel in figure.axes] == [0, 0, 1]
+
+
 def test_plot_of_several_runs():
     pytest.importorskip("matplotlib")
     figure = plot_histories([history()] * 5, [f"fold {i}" for i in range(1, 6)])

@@ -62,7 +62,10 @@ class History:
         return [row[name] for row in self.rows]
 
     def plot(self, path: str | os.PathLike | None = None):
-        """Draw train and validation loss by epoch with the best epoch marked.
+        """Draw train and validation loss by epoch, and the validation metrics below.
+
+        The best epoch is marked, and from there on the area is shaded where the two losses part (overfitting): where
+        the validation loss lies above the train loss and above its own minimum.
 
         Parameters
         ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -10,10 +11,17 @@ from ._extras import require
 from .history import History
 
 _TRAIN, _VALIDATION, _BEST = "#1f77b4", "#d95f02", "#444444"
+# Lines differ in their dashes as well, for those who print in black or see few colours.
+_TRAIN_LINE = "--"
+_METRICS = (("#00735c", "-"), ("#b0408a", "--"), ("#5b4fa8", "-."), ("#8c5a00", ":"))
 
 
 def plot_histories(histories: Sequence[History], titles: Sequence[str] = (), *, path: str | os.PathLike | None = None):
-    """Draw the loss of one run or of several, a panel each, on common axes.
+    """Draw the loss of one run or of several, a panel each, on common axes; of one, its metrics below.
+
+    The best epoch is marked. From there on, where the validation loss lies above the train loss and above its own
+    minimum, the area between the two is shaded as overfitting. Metrics in [0, 1] share a panel, and every other one has
+    its own.
 
     Parameters
     ----------
@@ -41,47 +49,118 @@ def plot_histories(histories: Sequence[History], titles: Sequence[str] = (), *, 
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+    one = len(histories) == 1
+    figure, panels, below = _one(Figure, histories[0]) if one else _several(Figure, len(histories))
     columns = min(3, len(histories))
-    lines = math.ceil(len(histories) / columns)
-    figure = Figure(figsize=(6.4, 4.4) if columns == 1 else (3.6 * columns, 3.1 * lines + 0.4), layout="constrained")
-    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    panels = list(grid.flat)
-    for i, (panel, history) in enumerate(zip(panels, histories, strict=False)):
+    for i, (panel, history) in enumerate(zip(panels, histories, strict=True)):
         _draw(panel, history)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.set_title(titles[i] if titles else "", fontsize=11)
         if i % columns == 0:
             panel.set_ylabel("loss (mean over samples)")
-        if i + columns >= len(histories):
+        if i + columns >= len(histories) and not below:
             panel.set_xlabel("epoch")
             panel.tick_params(labelbottom=True)
+    for panel in (*panels, *below):
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        panel.grid(alpha=0.25)
     losses = [value for history in histories for value in _finite(history)]
     if losses and min(losses) > 0:
         panels[0].set_yscale("log")  # the panels share it
         panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panels[0].yaxis.set_major_formatter("{x:g}")
         panels[0].yaxis.set_minor_formatter(NullFormatter())
-    for panel in panels[len(histories) :]:
-        panel.remove()
-    _legend(figure, panels, len(histories))
+    _legend(figure, panels)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
 
 
+def _several(Figure, number: int):
+    """A figure with a panel for each of several runs."""
+    columns = min(3, number)
+    lines = math.ceil(number / columns)
+    figure = Figure(figsize=(3.6 * columns, 3.1 * lines + 0.4), layout="constrained")
+    panels = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for panel in panels[number:]:
+        panel.remove()
+    return figure, panels[:number], []
+
+
+def _one(Figure, history: History):
+    """A figure of one run: the panel of its loss, and below it those of its metrics, which are drawn."""
+    groups = _metric_groups(history)
+    heights = [4.4, *([2.0] * len(groups))]
+    figure = Figure(figsize=(6.4, sum(heights)), layout="constrained")
+    grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
+    panel, *below = grid[:, 0]
+    styles = itertools.cycle(_METRICS)
+    epochs, best = history.column("epoch"), history.best_epoch
+    for metric_panel, names in zip(below, groups, strict=True):
+        for name, (color, line) in zip(names, styles, strict=False):
+            values = history.column(name)
+            shown = name.removeprefix("validation_")
+            metric_panel.plot(epochs, values, line, color=color, marker=_marker(epochs), label=shown)
+        if best is not None:
+            metric_panel.axvline(best, color=_BEST, linewidth=1, linestyle=":")
+        if len(names) == 1:
+            metric_panel.set_ylabel(f"validation {shown}")
+        else:
+            metric_panel.set_ylabel("validation metrics")
+            metric_panel.legend()
+    if below:
+        below[-1].set_xlabel("epoch")
+    return figure, [panel], below
+
+
+def _metric_groups(history: History) -> list[list[str]]:
+    """The columns of metrics, a list for each panel."""
+    names = [n for n in history.rows[0] if n.startswith("validation_") and n != "validation_loss"]
+    shares, others = [], []
+    for name in names:
+        finite = [value for value in history.column(name) if math.isfinite(value)]
+        (shares if all(0 <= value <= 1 for value in finite) else others).append(name)
+    return [group for group in (shares, *([name] for name in others)) if group]
+
+
+def _marker(epochs: list) -> str | None:
+    """A single epoch has no line, so a point is drawn as well."""
+    return "o" if len(epochs) == 1 else None
+
+
 def _draw(panel, history: History) -> None:
     epochs = history.column("epoch")
-    # A single epoch has no line, so points are drawn as well.
-    marker = "o" if len(epochs) == 1 else None
-    panel.plot(epochs, history.column("train_loss"), color=_TRAIN, marker=marker, label="train")
+    train, marker = history.column("train_loss"), _marker(epochs)
+    panel.plot(epochs, train, _TRAIN_LINE, color=_TRAIN, marker=marker, label="train")
     if history.rows and "validation_loss" in history.rows[0]:
         losses = history.column("validation_loss")
         panel.plot(epochs, losses, color=_VALIDATION, marker=marker, label="validation")
         best = history.best_epoch
         if best is not None:
+            _shade(panel, epochs, train, losses, epochs.index(best))
             panel.axvline(best, color=_BEST, linewidth=1, linestyle=":")
             panel.plot(best, losses[epochs.index(best)], "o", color=_BEST, markersize=6, label="best epoch")
-    panel.grid(alpha=0.25)
+
+
+def _shade(panel, epochs: list, train: list, validation: list, best: int) -> None:
+    """Where the two part: from the minimum on, or from a best epoch after it, which another column has decided."""
+    lowest = min((value for value in validation if not math.isnan(value)), default=None)
+    if lowest is None:
+        return
+    start = max(best, validation.index(lowest))
+    epochs, train, validation = epochs[start:], train[start:], validation[start:]
+    above = [v > t for t, v in zip(train, validation, strict=True)]
+    if any(apart and v > lowest for apart, v in zip(above, validation, strict=True)):
+        panel.fill_between(
+            epochs,
+            train,
+            validation,
+            where=above,
+            interpolate=True,
+            color=_VALIDATION,
+            alpha=0.2,
+            linewidth=0,
+            label="overfitting",
+        )
 
 
 def _finite(history: History) -> list[float]:
@@ -90,9 +169,11 @@ def _finite(history: History) -> list[float]:
     return [value for value in values if math.isfinite(value)]
 
 
-def _legend(figure, panels, used: int) -> None:
-    handles, labels = panels[0].get_legend_handles_labels()
-    if used == 1:
-        panels[0].legend(handles, labels)
+def _legend(figure, panels) -> None:
+    found = {}  # a run may lack what another has
+    for panel in panels:
+        found = dict(zip(*panel.get_legend_handles_labels()[::-1], strict=True)) | found
+    if len(panels) == 1:
+        panels[0].legend(found.values(), found.keys())
     else:
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(handles), frameon=False)
+        figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=len(found), frameon=False)
