@@ -84,6 +84,23 @@ def test_regression(dtype, shape):
     assert r2(target, output) == sklearn.r2_score(t, o)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_small_sets_that_lack_classes(seed):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(seed)
+    n, c = int(rng.integers(1, 7)), int(rng.integers(2, 5))
+    target, output = rng.integers(0, c, n), np.round(rng.normal(size=(n, c)), 1)
+    predicted = output.argmax(axis=1)
+    assert f1_macro(target, output) == sklearn.f1_score(target, predicted, average="macro")
+    assert accuracy(target, output) == sklearn.accuracy_score(target, predicted)
+    value = roc_auc(target, output)
+    assert math.isnan(value) == (len(set(target)) < c)
+    if not math.isnan(value):
+        columns = softmax(output).T if c > 2 else [output[:, 1] - output[:, 0]]
+        own = [sklearn.roc_auc_score(target == k, score) for k, score in enumerate(columns, start=c == 2)]
+        assert math.isclose(value, np.mean(own), rel_tol=1e-12)
+
+
 def test_half_precision_does_not_overflow():
     target, output = np.zeros((4, 1), np.float16), np.full((4, 1), 60000, np.float16)
     assert rmse(target, output) == 59999.0 + 1.0 == float(output[0, 0])
