@@ -21,8 +21,9 @@ def deal_iteratively(
     dealt, each of its samples to the part that wants that label most: its share of the label, less what it has.
     The algorithm leaves open in which order the samples of a label go and lets ties fall to the part that wants most
     samples; here wants that differ by less than one sample are ties too, and those samples go in an order that spreads
-    every joint cell evenly. Both take all of a label in one step. What size is still amiss at the end is mended by
-    moving single samples, those that bring their labels nearest to their shares.
+    every joint cell evenly. Both take all of a label in one step. The labels that come last have few samples left to
+    choose from; what is amiss at the end is mended by moving single samples until the sizes are right, and by swapping
+    pairs while a label is more than one sample above its share and a swap helps.
 
     Parameters
     ----------
@@ -40,14 +41,12 @@ def deal_iteratively(
     settled = np.zeros((len(columns), len(shares)))  # what labels without a sample left still want
     order = np.arange(len(labels)) if rng is None else rng.permutation(len(labels))
     order = order[np.lexsort(labels[order].T[::-1])]  # joint cells side by side
-    members_of = [_members(labels[order, j], order) for j in range(len(columns))]
-    first = np.flatnonzero(np.diff(column_of, prepend=-1))
+    members_of = [members for j in range(len(columns)) for members in _members(labels[order, j], order)]
     part = np.full(len(labels), -1)
     while (dealt := left > 0).any():
         label = np.where(dealt, left, len(labels) + 1).argmin()
         column = column_of[label]
-        members = members_of[column][label - first[column]]
-        members = members[part[members] < 0]
+        members = members_of[label][part[members_of[label]] < 0]
         ties = np.arange(len(shares)) if rng is None else rng.permutation(len(shares))
         counts = round_quota(_level(wants[label], len(members)), len(members), settled[column], ties)
         part[members] = _spread(counts, rng)
@@ -56,7 +55,9 @@ def deal_iteratively(
         np.subtract.at(left, touched, 1)
         done = np.unique(touched[left[touched] == 0])
         np.add.at(settled, column_of[done], wants[done])
-    return _mend_sizes(part, labels, wants, shares, order)
+    _mend_sizes(part, labels, wants, shares, order)
+    _mend_labels(part, labels, wants, column_of, members_of)
+    return part
 
 
 def _label_matrix(columns: Sequence[np.ndarray], rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
@@ -96,9 +97,7 @@ def _spread(counts: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
     return parts[np.argsort(place, kind="stable")]
 
 
-def _mend_sizes(
-    part: np.ndarray, labels: np.ndarray, wants: np.ndarray, shares: np.ndarray, order: np.ndarray
-) -> np.ndarray:
+def _mend_sizes(part: np.ndarray, labels: np.ndarray, wants: np.ndarray, shares: np.ndarray, order: np.ndarray) -> None:
     """Move samples from parts that have too many to parts that have too few, until all are within one of their share.
 
     Each move makes the sum of squared differences smaller, so it ends.
@@ -106,12 +105,49 @@ def _mend_sizes(
     excess = np.bincount(part, minlength=len(shares)) - len(part) * shares
     while excess.max() > 1 - TINY or excess.min() < TINY - 1:
         source, target = excess.argmax(), excess.argmin()
-        members = order[part[order] == source]
-        gain = (wants[:, target] - wants[:, source])[labels[members]].sum(axis=1)
-        moved = members[gain.argmax()]
-        part[moved] = target
-        wants[labels[moved], source] += 1
-        wants[labels[moved], target] -= 1
+        gain = wants[:, target] - wants[:, source]
+        moved = _best(order[part[order] == source], gain, labels)
+        _move(moved, target, part, labels, wants)
         excess[source] -= 1
         excess[target] += 1
-    return part
+
+
+def _mend_labels(
+    part: np.ndarray, labels: np.ndarray, wants: np.ndarray, column_of: np.ndarray, members_of: list[np.ndarray]
+) -> None:
+    """Swap samples of two parts while a label is more than one sample above its share and a swap helps.
+
+    The label goes to the part that wants it most, for that label of its column which is best exchanged. Each swap makes
+    the sum of the squared wants smaller by 1e-9 or more, so it ends.
+    """
+    swapped = True
+    while swapped:
+        swapped = False
+        for label, source in np.argwhere(wants < -1 - TINY):
+            while wants[label, source] < -1 - TINY:
+                target = wants[label].argmax()
+                gain = wants[:, target] - wants[:, source]
+                same_column = np.flatnonzero(column_of == column_of[label])
+                other = same_column[gain[same_column].argmin()]
+                given = members_of[label][part[members_of[label]] == source]
+                taken = members_of[other][part[members_of[other]] == target]
+                if not len(taken):
+                    break
+                given, taken = _best(given, gain, labels), _best(taken, -gain, labels)
+                differ = labels[given] != labels[taken]  # column by column; what they share stays as it is
+                if (4 - 2 * gain[labels[given]] + 2 * gain[labels[taken]])[differ].sum() > -TINY:
+                    break
+                _move(given, target, part, labels, wants)
+                _move(taken, source, part, labels, wants)
+                swapped = True
+
+
+def _best(samples: np.ndarray, gain: np.ndarray, labels: np.ndarray) -> int:
+    """The sample whose labels gain most."""
+    return samples[gain[labels[samples]].sum(axis=1).argmax()]
+
+
+def _move(sample: int, target: int, part: np.ndarray, labels: np.ndarray, wants: np.ndarray) -> None:
+    wants[labels[sample], part[sample]] += 1
+    wants[labels[sample], target] -= 1
+    part[sample] = target

@@ -69,8 +69,8 @@ class RotatingKFold:
 
         Without groups, folds differ by at most one sample, over all and in each class of a single column. Several
         columns are dealt by their joint cells where each has at least `n_splits` members, otherwise by iterative
-        stratification (Sechidis, Tsoumakas & Vlahavas 2011, algorithm 1), which keeps the shares of each column's
-        values, though not always to the sample.
+        stratification (Sechidis, Tsoumakas & Vlahavas 2011, algorithm 1), which keeps the share of each column's
+        values to two or three samples.
 
         Parameters
         ----------
