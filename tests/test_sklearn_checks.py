@@ -11,10 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import fusedstep as fs
 
 KINDS = [fs.sklearn.MLPClassifier, fs.sklearn.MLPRegressor]
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
-    pytest.mark.filterwarnings("ignore:Can't check dok sparse matrix"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
 @parametrize_with_checks([kind() for kind in KINDS])

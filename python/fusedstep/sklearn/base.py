@@ -115,6 +115,8 @@ class BaseMLP(BaseEstimator, ABC):
             self._require_same(layers)
         train, held_out = self._held_out(_without_zeros(data), kind, random_state, validation)
         train = _without_zeros((*train[:2], self._class_weights(train[1], train[2], kind, incremental)))
+        if not len(train[0]):
+            raise ValueError(f"[{where}] the classes of all samples to train on have the weight 0 in 'class_weight'")
         if first:
             seed = int(random_state.randint(2**31 - 1))
             model = make_model(layers, values, seed=seed, dtype=X.dtype, device=self.device)
@@ -245,7 +247,7 @@ class BaseMLP(BaseEstimator, ABC):
                     f"[{type(self).__name__}] too few samples to hold out {n_val} with each of {len(members)} classes "
                     "in both parts: they are drawn from all at once",
                     UserWarning,
-                    stacklevel=5,
+                    stacklevel=4,
                 )
                 strata = None
         train, held_out = train_test_split(

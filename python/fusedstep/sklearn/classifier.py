@@ -223,6 +223,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             return log_softmax(output, axis=1)
         return log_expit(output) if self._kind["multilabel"] else log_expit(np.hstack([-output, output]))
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
     def _learn_targets(self, y, classes):
         check_classification_targets(y)
         multilabel = y.ndim == 2

@@ -9,6 +9,7 @@ import numpy as np
 from ..callbacks import Callback
 
 _SMALLEST_ADAPTIVE_LR = 1e-6
+_SMALLEST_LR = 1e-30  # velocities are divided by it
 
 
 def _set_lr(optimizer, lr: float) -> None:
@@ -19,7 +20,7 @@ def _set_lr(optimizer, lr: float) -> None:
         for p in group["params"]:
             velocity = optimizer.state_arrays(p.name).get("momentum_buffer")
             if velocity is not None:
-                velocity *= ratio
+                velocity[...] = velocity * ratio
 
 
 class Convergence(Callback):
@@ -99,4 +100,4 @@ class InverseScaling(Callback):
 
     def on_epoch_end(self, run):
         self.seen += run.batches.n_samples
-        _set_lr(run.optimizer, self.lr_init / (self.seen + 1) ** self.power)
+        _set_lr(run.optimizer, max(self.lr_init * (self.seen + 1) ** -self.power, _SMALLEST_LR))

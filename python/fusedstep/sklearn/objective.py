@@ -88,7 +88,7 @@ class L2Penalty(Callback):
         self._group["weight_decay"] = self.alpha / self._totals[run.batch_index]
         for p in self._weights:
             flat = p.array.reshape(-1)
-            self._squares = self._squares + flat @ flat
+            self._squares = self._squares + device_of(flat).xp.matmul(flat, flat)
 
     @property
     def value(self) -> float:

@@ -114,6 +114,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         predicted = self._respond(self._outputs(X), self.out_activation_)
         return predicted[:, 0] if self.n_outputs_ == 1 else predicted
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
     @staticmethod
     def _respond(output: np.ndarray, out_activation: str) -> np.ndarray:
         return np.exp(output) if out_activation == "exp" else output
