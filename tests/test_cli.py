@@ -7,7 +7,8 @@ import sys
 import pytest
 
 import fusedstep
-from fusedstep import cli, nn
+from fusedstep import cli, model_selection, nn
+from fusedstep._commands import run_folder
 
 QUICK = ["train", "digits", "--epochs", "2", "--hidden", "16", "--folds", "3", "--no-progress"]
 
@@ -55,6 +56,21 @@ def test_info(capsys):
         (["train", "digits", "--n-jobs", "0"], "--n-jobs: must be"),
         (["train", "digits", "--threads", "0"], "--threads: must be"),
         (["train", "digits", "--fast"], "--fast"),
+        (["train", "digits", "--target", "y"], "--target: digits takes none; it is for tables"),
+        (["train", "digits", "--delimiter", ";"], "--delimiter: digits takes none"),
+        (["train", "digits", "--split", "60/40"], "--split: must be three shares such as 60/20/20 but got '60/40'"),
+        (["train", "digits", "--split", "60/40/0"], "--split: must be three shares"),
+        (["train", "digits", "--split", "6/2/2", "--cv", "5"], "not allowed with argument"),
+        (["train", "digits", "--optimizer", "adem"], "--optimizer: invalid choice: 'adem'"),
+        (["train", "digits", "--metrics", "accuracy,"], "--metrics: must be different names"),
+        (["train", "digits", "--metrics", "beauty"], "beauty"),
+        (["train", "digits", "--weight-decay", "-1"], "--weight-decay: must be a number in [0, inf)"),
+        (["train", "digits", "--max-norm", "0"], "--max-norm: must be a number in (0, inf)"),
+        (["train", "digits", "--batch-size", "2000"], "--batch-size: a training part has about 1078 samples"),
+        (["train", "digits", "--batch-size", "half"], "--batch-size: must be an integer >= 1 but got 'half'"),
+        (["train", "digits", "--resume", "nowhere"], "nowhere: not the folder of a run: there is no config.json in it"),
+        (["predict"], "FOLDER"),
+        (["predict", "nowhere", "new.csv"], "nowhere: not the folder of a run"),
         (["train", "digits", "--folds", "2000"], "--folds: there are only 1797 samples but got 2000"),
         (["train", "digits", "--epochs", "9" * 20], "--epochs: must be an integer <= 2147483647"),
         (["train", "digits", "--batch-size", "9" * 20], "--batch-size: must be an integer <= 2147483647"),
@@ -81,18 +97,21 @@ def test_train_digits(tmp_path, capsys, digits):
         *("fold", "1", "2", "3", "mean", "std", "written")
     ]
     assert out.splitlines()[-1] == f"written to {folder}"
-    names = {"history.json", "curves.png", *(f"model-fold-{i}.safetensors" for i in (1, 2, 3))}
+    names = {"config.json", "history.json", "metrics.json", "predictions.csv", "curves.png"}
+    names |= {f"model-fold-{i}.safetensors" for i in (1, 2, 3)}
     assert {path.name for path in folder.iterdir()} == names
 
-    record = json.loads((folder / "history.json").read_text())
-    assert record["config"]["epochs"] == 2 and record["config"]["hidden"] == [16]
-    assert record["environment"]["version"] == fusedstep.__version__
-    assert [len(history["rows"]) for history in record["histories"]] == [2, 2, 2]
+    config, history, metrics = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("config", "history", "metrics")
+    )
+    assert config["options"]["epochs"] == 2 and config["options"]["hidden"] == [16]
+    assert config["environment"]["version"] == fusedstep.__version__
+    assert [len(one["rows"]) for one in history["histories"]] == [2, 2, 2]
     X, y = digits
-    test = record["test_indices"][0]
+    test = history["test_indices"][0]
     model = nn.load(folder / "model-fold-1.safetensors")
     right = (model.predict((X[test] / 16).astype("float32")).argmax(axis=1) == y[test]).mean()
-    assert right == record["rows"][0]["test_accuracy"]
+    assert right == metrics["rows"][0]["test_accuracy"]
 
     again = run(capsys, *QUICK, "--out", str(folder))
     assert again[0] == 2 and again[1] == "" and "is not empty" in again[2] and again[2].count("\n") == 1
@@ -102,7 +121,7 @@ def test_train_digits(tmp_path, capsys, digits):
 @pytest.mark.skipif(fusedstep.info()["backend"] == "reference", reason="takes a while without the compiled module")
 def test_the_defaults_classify_digits(tmp_path, capsys, digits):
     code, _, _ = run(capsys, "train", "digits", "--no-progress", "--out", str(tmp_path))
-    record = json.loads((tmp_path / "history.json").read_text())
+    record = json.loads((tmp_path / "metrics.json").read_text())
     assert code == 0 and record["mean"]["test_accuracy"] >= 0.97
 
 
@@ -156,7 +175,7 @@ def test_ctrl_c(tmp_path, capsys, monkeypatch, digits):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.model_selection, "cross_validate", interrupt)
+    monkeypatch.setattr(model_selection, "cross_validate", interrupt)
     folder = tmp_path / "run"
     code, _, err = run(capsys, *QUICK, "--out", str(folder))
     assert code == 130 and err == "fusedstep: interrupted\n"
@@ -179,7 +198,7 @@ def test_failures_give_one_line_and_leave_no_folder(error, message, tmp_path, ca
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(cli.model_selection, "cross_validate", fail)
+    monkeypatch.setattr(model_selection, "cross_validate", fail)
     assert run(capsys, *QUICK, "--out", str(folder)) == (2, "", f"fusedstep: {message}\n")
     assert not folder.exists()
 
@@ -189,7 +208,7 @@ def test_a_folder_that_cannot_be_removed_does_not_hide_the_error(tmp_path, capsy
         (tmp_path / "run" / "of another program").touch()
         raise ValueError("the cause")
 
-    monkeypatch.setattr(cli.model_selection, "cross_validate", fail)
+    monkeypatch.setattr(model_selection, "cross_validate", fail)
     assert run(capsys, *QUICK, "--out", str(tmp_path / "run"))[::2] == (2, "fusedstep: the cause\n")
 
 
@@ -197,8 +216,8 @@ def test_the_folder_is_tried_before_the_training(tmp_path, capsys, monkeypatch, 
     def refuse(**options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(cli.tempfile, "TemporaryFile", refuse)
-    monkeypatch.setattr(cli.model_selection, "cross_validate", None)
+    monkeypatch.setattr(run_folder.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(model_selection, "cross_validate", None)
     assert run(capsys, *QUICK, "--out", str(tmp_path)) == (
         *(2, ""),
         f"fusedstep: cannot write to {tmp_path}: Permission denied\n",
@@ -235,12 +254,12 @@ def test_a_reader_that_has_gone():
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
-    class Stopped(cli.datetime):
+    class Stopped(run_folder.datetime):
         @classmethod
         def now(cls):
             return cls(2024, 1, 2, 3, 4, 5)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "datetime", Stopped)
-    names = [cli._new_run_folder().name for _ in range(3)]
+    monkeypatch.setattr(run_folder, "datetime", Stopped)
+    names = [run_folder.RunFolder.new(None, "digits").path.name for _ in range(3)]
     assert names == ["digits-20240102-030405", "digits-20240102-030405-2", "digits-20240102-030405-3"]

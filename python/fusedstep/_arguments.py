@@ -49,6 +49,43 @@ def number(low: float, high: float, *, low_included: bool = False) -> Callable[[
     return parse
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Names of columns.
+
+    >>> names("age, sex")
+    ('age', 'sex')
+    """
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts) or len(set(parts)) < len(parts):
+        raise argparse.ArgumentTypeError(f"must be different names such as age,sex but got {text!r}")
+    return parts
+
+
+def shares(text: str) -> tuple[float, float, float]:
+    """Shares of train, validation and test.
+
+    >>> shares("60/20/20")
+    (0.6, 0.2, 0.2)
+    """
+    try:
+        sizes = [float(part) for part in text.split("/")]
+    except ValueError:
+        sizes = []
+    if len(sizes) != 3 or not all(0 < size < math.inf for size in sizes):
+        raise argparse.ArgumentTypeError(f"must be three shares such as 60/20/20 but got {text!r}")
+    train, validation, test = (size / sum(sizes) for size in sizes)
+    return train, validation, test
+
+
+def batch_size(text: str) -> int | str:
+    """Samples in a step: a number or ``full``.
+
+    >>> batch_size("64"), batch_size("full")
+    (64, 'full')
+    """
+    return text if text == "full" else integer(1)(text)
+
+
 def widths(text: str) -> tuple[int, ...]:
     """The widths of layers.
 

@@ -1,0 +1,1 @@
+"""The subcommands ``fusedstep train`` and ``fusedstep predict``."""
