@@ -125,6 +125,11 @@ def test_the_table_of_many_values_stays_readable():
     assert report.deviations == []
 
 
+def test_large_numbers_are_written_out():
+    report = distribution_report({"income": np.arange(600.0) * 1000}, thirds(600))
+    assert "its median is 179500 where the others' is 479500" in report.deviations[0]
+
+
 # The tests themselves
 
 

@@ -134,6 +134,17 @@ def test_small_classes_warn_once():
         ),
         (lambda: list(RotatingKFold().split(range(9), stratify=[np.nan] * 9)), ValueError, "NaN at index 0"),
         (lambda: list(RotatingKFold().split(range(9), groups=[0, 1])), ValueError, "'groups' must be one"),
+        (lambda: list(RotatingKFold().split(range(9), groups=[*range(8), np.nan])), ValueError, "'groups' has NaN at"),
+        (
+            lambda: train_val_test_split(range(4), groups=["a", "b", None, "c"]),
+            ValueError,
+            "'groups' has None at index 2",
+        ),
+        (
+            lambda: train_val_test_split(range(3), groups=np.array([0, 1, "NaT"], "M8[s]")),
+            ValueError,
+            "has NaT at index 2",
+        ),
         (lambda: train_val_test_split(), TypeError, "at least one array"),
         (lambda: train_val_test_split([1, 2, 3], [1, 2]), ValueError, r"\(3,\) and \(2,\)"),
         (lambda: train_val_test_split(range(9), sizes=(0.5, 0.5)), ValueError, "three positive shares"),
@@ -265,7 +276,7 @@ def test_as_sklearn_with_a_random_state_of_none_deals_anew_in_each_call():
     [
         (lambda cv: cv.as_sklearn(groups=[0] * 9).split(range(9), None, [0] * 9), "not to both"),
         (lambda cv: cv.as_sklearn(stratify=[0] * 8).split(range(9)), r"shape \(9,\), but has shape \(8,\)"),
-        (lambda cv: cv.as_sklearn(groups=range(8)).split(range(9)), "'groups' must be one group a sample"),
+        (lambda cv: cv.as_sklearn(groups=range(8)).split(range(9)), "'groups' must be one value a sample"),
         (lambda cv: cv.as_sklearn().split(range(2)), "at least 3 samples but got 2"),
     ],
 )
@@ -280,6 +291,21 @@ def test_stratify_replaces_y():
     for (_, _, a), (_, _, b) in zip(cv.split(y, y, stratify=other), cv.split(y, stratify=other), strict=True):
         assert (a == b).all()
     assert [np.bincount(other[test]).tolist() for _, _, test in cv.split(y, y, stratify=other)] == [[2, 2]] * 3
+
+
+def test_groups_of_any_type():
+    names = np.repeat(np.arange(8), 3)
+
+    def tests(groups):
+        return [test.tolist() for _, _, test in RotatingKFold(3, random_state=0).split(names, groups=groups)]
+
+    expected = tests(names)
+    dates = np.datetime64("2020-01-01") + names.astype("m8[D]")
+    for same in (names.astype(str), names * 0.5, dates, names.astype(object), names.tolist()):
+        assert tests(same) == expected
+    objects = np.empty(24, object)
+    objects[:] = [(int(i), "ward") for i in names]
+    assert tests(objects) == expected
 
 
 def test_objects_that_are_no_classes_are_not_stratified():

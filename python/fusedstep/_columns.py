@@ -124,24 +124,36 @@ def _entries(where: str, argument: str, columns) -> Iterator[tuple[str, str, obj
         yield name, f"'{argument}' column {name!r}", columns[name]
 
 
-def _read_column(where: str, name: str, title: str, given, n_samples: int | None) -> Column:
+def distinct(
+    where: str, title: str, given, n_samples: int | None, kinds: str = "biufcmMSUO"
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """(the distinct values in order, the index among them of each sample's, whether they are a categorical's).
+
+    Refuses shapes other than (n_samples,), missing and infinite values, and dtypes that are not of `kinds`.
+    """
     values, categorical = _as_array(where, title, given)
     if values.shape != (len(values) if n_samples is None and values.ndim else n_samples,):
         wanted = "(n_samples,)" if n_samples is None else f"({n_samples},)"
         raise ValueError(f"[{where}] {title} must be one value a sample, shape {wanted}, but has shape {values.shape}")
-    if values.dtype.kind not in "biufSUO":
+    if values.dtype.kind not in kinds:
         raise TypeError(f"[{where}] {title} must be numbers, booleans, strings or objects but got {values.dtype}")
     missing = _missing(values)
     if missing is not None:
         shown = str(values[missing]).replace("nan", "NaN")
         raise ValueError(f"[{where}] {title} has {shown} at index {missing}: fill it in or leave it out")
-    distinct, index = _distinct(where, title, values)
+    if values.dtype.kind == "O":
+        return *_distinct_objects(where, title, values), categorical
+    return *np.unique(values, return_inverse=True), categorical
+
+
+def _read_column(where: str, name: str, title: str, given, n_samples: int | None) -> Column:
+    values, index, categorical = distinct(where, title, given, n_samples, "biufSUO")
     if values.dtype.kind in "iuf" and not categorical:
-        whole = values.dtype.kind != "f" or (distinct == np.floor(distinct)).all()
+        whole = values.dtype.kind != "f" or (values == np.floor(values)).all()
         labels = not name and values.dtype.kind != "f"
-        if not whole or (len(distinct) > MAX_CLASSES and not labels):
-            return Column(name, "continuous", values, [])
-    return Column(name, "categorical", index, [str(value) for value in distinct])
+        if not whole or (len(values) > MAX_CLASSES and not labels):
+            return Column(name, "continuous", values[index], [])
+    return Column(name, "categorical", index, [str(value) for value in values])
 
 
 def _as_array(where: str, title: str, given) -> tuple[np.ndarray, bool]:
@@ -169,7 +181,7 @@ def _plain(values: np.ndarray) -> np.ndarray:
 
 def _missing(values: np.ndarray) -> int | None:
     """The first index of None, NaN, NA, NaT or infinity."""
-    if values.dtype.kind == "f":
+    if values.dtype.kind in "fcmM":
         bad = ~np.isfinite(values)
         return int(bad.argmax()) if bad.any() else None
     if values.dtype.kind == "O":
@@ -188,17 +200,15 @@ def _is_missing(value) -> bool:
         return False
 
 
-def _distinct(where: str, title: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct values in order, and the index among them of each sample's."""
-    if values.dtype.kind != "O":
-        return np.unique(values, return_inverse=True)
+def _distinct_objects(where: str, title: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `distinct`, ordered as their names are."""
     seen: dict = {}
     try:
         first_seen = np.array([seen.setdefault(value, len(seen)) for value in values], np.int64)
     except TypeError:
         raise TypeError(f"[{where}] {title} must be numbers, booleans, strings or objects to compare") from None
-    distinct = list(seen)
-    order = sorted(range(len(distinct)), key=lambda i: (str(distinct[i]), type(distinct[i]).__name__))
+    found = list(seen)
+    order = sorted(range(len(found)), key=lambda i: (str(found[i]), type(found[i]).__name__))
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
-    return np.array([str(distinct[i]) for i in order]), rank[first_seen]
+    return np.array([str(found[i]) for i in order]), rank[first_seen]

@@ -159,10 +159,10 @@ def _compare_numbers(column: Column, part: np.ndarray, others: np.ndarray, resam
     statistic, p = kolmogorov_smirnov(own, rest)
     quantiles, rest_quantiles = np.quantile(own, _QUANTILES), np.quantile(rest, _QUANTILES)
     most = _QUANTILES.index(0.5)
-    if f"{quantiles[most]:.4g}" == f"{rest_quantiles[most]:.4g}":
+    if _number(quantiles[most]) == _number(rest_quantiles[most]):
         most = np.abs(quantiles - rest_quantiles).argmax()
     which = "median" if _QUANTILES[most] == 0.5 else f"{_QUANTILES[most]:.0%} quantile"
-    difference = f"its {which} is {quantiles[most]:.4g} where the others' is {rest_quantiles[most]:.4g}"
+    difference = f"its {which} is {_number(quantiles[most])} where the others' is {_number(rest_quantiles[most])}"
     return {
         "quantiles": dict(zip(_QUANTILES, quantiles.tolist(), strict=True)),
         "test": "Kolmogorov-Smirnov",
@@ -184,7 +184,7 @@ def _block(rows: list[dict]) -> list[list[str]]:
     lines = [["", *empty], [f"{rows[0]['column']} ({rows[0]['kind']})", *empty]]
     if rows[0]["kind"] == "continuous":
         for q in _QUANTILES:
-            lines.append([f"  {q:.0%}", *(f"{row['quantiles'][q]:.4g}" for row in rows)])
+            lines.append([f"  {q:.0%}", *(_number(row["quantiles"][q]) for row in rows)])
     else:
         listed = list(rows[0]["shares"])
         if len(listed) > _SHOWN:
@@ -200,6 +200,10 @@ def _block(rows: list[dict]) -> list[list[str]]:
         lines.append(["  effect", *(f"{row['effect']:.3f}" for row in rows)])
     lines.append(["  p, after Holm", *(f"{row['p_adjusted']:.3f}{'*' * row['deviates']}" for row in rows)])
     return lines
+
+
+def _number(value: float) -> str:
+    return f"{value:.{4 if abs(value) < 1e4 else 9}g}"
 
 
 def _short(name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from . import _columns
 from ._columns import Column
 from ._iterative import deal_iteratively
 from ._quota import round_quota
@@ -68,19 +69,14 @@ def warn_of_small_classes(
         )
 
 
-def group_indices(where: str, groups, n_samples: int, n_parts: int) -> np.ndarray:
-    """The group of each sample as an index from 0."""
-    groups = np.asarray(groups)
-    if groups.shape != (n_samples,):
-        raise ValueError(
-            f"[{where}] 'groups' must be one group a sample, shape ({n_samples},), but has shape {groups.shape}"
-        )
-    if groups.dtype.kind == "O":
-        groups = groups.astype(str)
-    names, index = np.unique(groups, return_inverse=True)
+def group_indices(where: str, groups, n_samples: int, n_parts: int) -> np.ndarray | None:
+    """The group of each sample as an index from 0; None without groups."""
+    if groups is None:
+        return None
+    names, index, _ = _columns.distinct(where, "'groups'", groups, n_samples)
     if len(names) < n_parts:
         raise ValueError(f"[{where}] needs at least {n_parts} groups but 'groups' has {len(names)}")
-    return index.reshape(-1)
+    return index
 
 
 def deal_evenly(classes: np.ndarray, n_parts: int, rng: np.random.Generator | None) -> np.ndarray:

@@ -97,8 +97,8 @@ class RotatingKFold:
         Raises
         ------
         TypeError, ValueError
-            Lengths differ, there are fewer samples or groups than folds, or `stratify` has a missing or infinite
-            value, no column, or one of dates, complex numbers or the like.
+            Lengths differ, there are fewer samples or groups than folds, `stratify` or `groups` has a missing
+            or infinite value, or `stratify` no column or one of dates, complex numbers or the like.
 
         Warns
         -----
@@ -173,8 +173,7 @@ class RotatingKFold:
         if stratify is None and y is not None and _columns.is_labels(y):
             argument, stratify = "y", y
         columns = [column.binned(self.bins) for column in _columns.read(where, argument, stratify, n_samples)]
-        if groups is not None:
-            groups = _splitting.group_indices(where, groups, n_samples, self.n_splits)
+        groups = _splitting.group_indices(where, groups, n_samples, self.n_splits)
         _splitting.warn_of_small_classes(where, columns, self.n_splits, groups, stacklevel=3)
         rng = np.random.default_rng(self.random_state) if self.shuffle else None
         return _splitting.deal(columns, n_samples, self.n_splits, groups, rng)
@@ -241,8 +240,7 @@ def train_val_test_split(
         raise ValueError(f"[{where}] 'sizes' must be three positive shares with sum 1 but got {tuple(sizes)}")
     bins = check_integer(where, "bins", bins, 2)
     columns = [column.binned(bins) for column in _columns.read(where, "stratify", stratify, n_samples)]
-    if groups is not None:
-        groups = _splitting.group_indices(where, groups, n_samples, 3)
+    groups = _splitting.group_indices(where, groups, n_samples, 3)
     _splitting.warn_of_small_classes(where, columns, 3, groups, stacklevel=2)
     part = _splitting.deal(columns, n_samples, shares, groups, np.random.default_rng(random_state))
     parts = [np.flatnonzero(part == k) for k in range(3)]
