@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fusedstep as fs
 from fusedstep import _columns, _splitting
 from fusedstep._iterative import deal_iteratively
 from fusedstep.model_selection import RotatingKFold, distribution_report, train_val_test_split
@@ -250,6 +251,48 @@ def test_groups_stay_whole_and_keep_all_columns():
     assert np.abs(np.array([len(part) for part in parts]) - np.array([0.6, 0.2, 0.2]) * n).max() <= 5
     owners = [set(groups[part]) for part in parts]
     assert sum(map(len, owners)) == len(set.union(*owners)) == 300
+
+
+@quick
+@given(rows=tables, seed=st.integers(0, 99), shuffle=st.booleans(), many=st.booleans())
+def test_groups_of_random_tables_stay_whole(rows, seed, shuffle, many):
+    n = len(rows)
+    groups = np.random.default_rng(seed).integers(0, 30 if many else 6, n)
+    columns = dict(zip("pqrs", map(list, zip(*rows, strict=True)), strict=True))
+    if len(np.unique(groups)) < 3:
+        return
+    rounds = quiet(RotatingKFold(3, shuffle=shuffle, random_state=seed).split, rows, groups=groups, stratify=columns)
+    for parts in rounds:
+        assert sorted(np.concatenate(parts)) == list(range(n))
+        assert sum(len(set(groups[part])) for part in parts) == len(set(groups))
+
+
+@pytest.mark.parametrize("frame", [False, True])
+def test_cross_validate_takes_columns(frame):
+    table = patients(60)
+    columns = pytest.importorskip("pandas").DataFrame(table) if frame else table
+    X, y = table["age"][:, None].astype(np.float32), (table["class"] == "melanoma").astype(np.int64)
+    cv = RotatingKFold(3, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        result = fs.model_selection.cross_validate(
+            lambda seed: fs.nn.Sequential(fs.nn.Dense(1, 2), seed=seed),
+            lambda model: fs.optim.SGD(model.parameters(), lr=0.1),
+            fs.nn.SoftmaxCrossEntropy(),
+            X,
+            y,
+            cv=cv,
+            stratify=columns,
+            blas_threads=None,
+            epochs=1,
+            progress=False,
+        )
+    expected = quiet(cv.split, X, stratify=table)
+    assert all(
+        (a == b).all()
+        for fold, parts in zip(result.folds, expected, strict=True)
+        for a, b in zip(fold, parts, strict=True)
+    )
 
 
 def test_a_data_frame_is_split_as_its_columns():

@@ -116,7 +116,7 @@ class RotatingKFold:
         20 20 20 10
         20 20 20 10
         """
-        n_samples = X.shape[0] if hasattr(X, "shape") else len(X)  # sparse matrices have no length
+        n_samples = X.shape[0] if getattr(X, "shape", ()) else len(X)  # sparse matrices have no length
         if n_samples < self.n_splits:
             raise ValueError(f"[RotatingKFold] needs at least {self.n_splits} samples but got {n_samples}")
         folds = self._folds(n_samples, y, groups, stratify)
