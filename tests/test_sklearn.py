@@ -266,6 +266,13 @@ def test_zero_weights_leave_samples_out():
     np.testing.assert_allclose(left_out.predict(X), MLPRegressor(**QUICK).fit(X[:50], NUMBER[:50]).predict(X))
 
 
+def test_a_class_that_counts_nothing_is_not_there():
+    model = MLPClassifier(**QUICK).fit(X, THREE, sample_weight=THREE)
+    assert model.classes_.tolist() == [1, 2] and same(model, MLPClassifier(**QUICK).fit(X, THREE, THREE))
+    model = MLPClassifier(**QUICK).partial_fit(X, THREE, THREE, classes=[0, 1, 2])
+    assert model.classes_.tolist() == [0, 1, 2]
+
+
 def test_coefs_are_the_memory_of_the_model():
     model = MLPRegressor(**QUICK).fit(X, NUMBER)
     for array in (*model.coefs_, *model.intercepts_):

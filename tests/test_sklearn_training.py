@@ -337,13 +337,40 @@ def test_it_tells_when_max_iter_is_too_small_and_when_it_converged():
     assert MLPClassifier(max_iter=12, tol=10.0, n_iter_no_change=np.inf).fit(X, y).n_iter_ == 12
 
 
+class Interrupt(fs.callbacks.Callback):
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_batch_end(self, run):
+        if run.epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("epoch", [1, 4])
+def test_ctrl_c_keeps_what_was_trained(epoch):
+    y = TARGETS["two classes"]
+    model = MLPClassifier(callbacks=[Interrupt(epoch)], early_stopping=True, random_state=0)
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        model.fit(X, y)
+    assert model.n_iter_ == epoch - 1 and model.history_.interrupted and model.predict(X).shape == (90,)
+    assert math.isnan(model.loss_) == (epoch == 1)
+
+
+def test_a_progress_bar_only_when_asked_for(capsys):
+    for verbose in (False, True):
+        MLPRegressor(verbose=verbose, max_iter=1).fit(X, TARGETS["one number"])
+        assert ("batch" in capsys.readouterr().err) is verbose
+
+
 def test_diverging_training_is_refused_and_leaves_the_old_model():
     model = MLPRegressor(solver="sgd", learning_rate_init=1e-3, max_iter=3).fit(X, TARGETS["one number"])
     before = model.predict(X)
     model.set_params(learning_rate_init=1e30, max_iter=20)
-    with np.errstate(all="ignore"), pytest.raises(ValueError, match="NaN or infinite: standardize X"):
-        model.fit(X, TARGETS["one number"])
-    assert np.array_equal(model.predict(X), before)
+    for warm in (False, True):
+        model.set_params(warm_start=warm)
+        with np.errstate(all="ignore"), pytest.raises(ValueError, match="NaN or infinite: standardize X"):
+            model.fit(X, TARGETS["one number"])
+        assert np.array_equal(model.predict(X), before)
 
 
 def test_the_penalty_of_the_loss_is_the_mean_over_the_batches():

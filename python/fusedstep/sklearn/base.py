@@ -81,7 +81,8 @@ class BaseMLP(BaseEstimator, ABC):
             float32 is trained in float32, everything else in float64.
         y : array_like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array_like of shape (n_samples,), optional
-            What each sample counts in the loss and in the score of early stopping. Samples of weight 0 are left out.
+            What each sample counts in the loss and in the score of early stopping. Samples of weight 0 are left out,
+            as if they were not there; so are classes that have no others.
         validation : tuple, optional
             ``(X, y)`` or ``(X, y, sample_weight)`` to validate on after each epoch; early stopping then holds out
             nothing of the training data.
@@ -102,8 +103,8 @@ class BaseMLP(BaseEstimator, ABC):
         where = type(self).__name__
         first = not hasattr(self, "model_") or not (self.warm_start or incremental)
         X, y = self._checked(X, y, (np.float64, np.float32) if first else self.model_.dtype, reset=first)
+        X, y, weights = _without_zeros((X, y, self._sample_weights(sample_weight, X)))
         kind = self._learn_targets(y, classes) if first else self._kind
-        weights = self._sample_weights(sample_weight, X)
         data = X, self._encode(y, kind, X.dtype), weights
         units = [X.shape[1], *hidden_layers(where, self.hidden_layer_sizes), kind["n_outputs_"]]
         layers = make_layers(units, self.activation, self.batch_norm, self.dropout)
@@ -113,15 +114,17 @@ class BaseMLP(BaseEstimator, ABC):
             values = starting_values(units, self.activation, random_state)
         else:
             self._require_same(layers)
-        train, held_out = self._held_out(_without_zeros(data), kind, random_state, validation)
+        train, held_out = self._held_out(data, kind, random_state, validation)
         train = _without_zeros((*train[:2], self._class_weights(train[1], train[2], kind, incremental)))
         if not len(train[0]):
             raise ValueError(f"[{where}] the classes of all samples to train on have the weight 0 in 'class_weight'")
         if first:
             seed = int(random_state.randint(2**31 - 1))
             model = make_model(layers, values, seed=seed, dtype=X.dtype, device=self.device)
+            before = None
         else:
             model = self.model_.to(self.device)
+            before = model.state_dict()
         if self.batch_norm and len(train[0]) < 2:
             raise ValueError(f"[{where}] batch normalization needs more than 1 sample to train on, but n_samples = 1")
 
@@ -147,6 +150,8 @@ class BaseMLP(BaseEstimator, ABC):
             progress=bool(self.verbose),
         )
         if not all(np.isfinite(values).all() for values in model.state_dict().values()):
+            if before is not None:
+                model.load_state_dict(before)
             raise ValueError(
                 f"[{where}] training gave parameters that are NaN or infinite: "
                 "standardize X, or lower 'learning_rate_init'"
