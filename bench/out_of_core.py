@@ -3,7 +3,7 @@
     python bench/out_of_core.py [--gib 2] [--repeats 5] [--json bench/results/out_of_core.json]
 
 The network is 784-256-128-10, the batch 128, the step Adam's; both sides see the same samples. In memory they are
-shuffled as a whole; from the disk, a memory map, within windows, read ahead by a thread. Each repeat runs both, in turn.
+shuffled as a whole; from the disk, a memory map, within windows, read ahead by a thread. Both run in turn.
 """
 
 from __future__ import annotations

@@ -37,19 +37,20 @@ def check_finite(name: str, *arrays, where: str = "fit") -> None:
     """
     for part, array in zip(_PARTS, arrays, strict=False):
         if not is_on_disk(array):
-            _check_finite(where, f"{name} {part}", array)
+            refuse_nonfinite(where, f"{name} {part}", array)
 
 
 def finite_on_disk(name: str, where: str = "fit") -> Callable:
     """A function for `MiniBatches.gathered` that refuses what `check_finite` had not seen."""
 
     def look(position: int, first: int, samples: np.ndarray) -> None:
-        _check_finite(where, f"{name} {_PARTS[position]}", samples, first)
+        refuse_nonfinite(where, f"{name} {_PARTS[position]}", samples, first)
 
     return look
 
 
-def _check_finite(where: str, name: str, array, first: int = 0) -> None:
+def refuse_nonfinite(where: str, name: str, array, first: int = 0) -> None:
+    """Raise ValueError for NaN and infinity in `array`, whose first sample has the index `first`."""
     if array.dtype.kind == "f" and not all_finite(array):
         index = int(np.flatnonzero(~np.isfinite(as_host(array)).all(axis=tuple(range(1, array.ndim))))[0])
         raise ValueError(f"[{where}] '{name}' holds NaN or infinity, first in sample {first + index}")

@@ -22,7 +22,7 @@ from .callbacks import Callback
 from .checkpoint import TrainingState
 from .data import MiniBatches
 from .data.memory import check_batch_fits
-from .data.sources import as_samples
+from .data.sources import Source, as_samples
 from .history import History
 from .nn.accounting import evaluation_bytes
 from .reference.scalars import check_integer
@@ -132,8 +132,9 @@ def fit(
         How many times to go through the training data, those of a resumed run included; at least 1.
     batch_size : int or None
         Samples in a step; 1 is one example at a time, None the full batch.
-    metrics : sequence of str or callable
-        ``"accuracy"``, or functions ``(target, output) -> float``; a column ``validation_<name>`` each.
+    metrics : str, callable, dict, or a sequence of these
+        ``"accuracy"``, ``"f1_macro"``, ``"roc_auc"``, ``"rmse"``, ``"r2"`` (`fusedstep.metrics`), functions
+        ``(target, output) -> float``, or ``{name: function}``; a column ``validation_<name>`` each.
     callbacks : sequence of Callback
     progress : bool or str
         Show a progress bar; a string is its title.
@@ -202,6 +203,8 @@ def fit(
         if arrays is not None:
             check_finite(name, *arrays[:2])
             try_out(model, loss, name, *arrays)
+    if measured:
+        _evaluate(model, loss, [_some(array) for array in held_out], measured, None, None)
     check_batch_fits(model, batches.arrays[0].shape[1:], batches.largest)
     for callback in run.callbacks:
         callback.on_train_begin(run)
@@ -233,7 +236,7 @@ def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | N
         Samples and targets, of the same length.
     weights : array_like, optional
         One weight a sample, for the loss.
-    metrics : sequence of str or callable
+    metrics : str, callable, dict, or a sequence of these
         As for `fit`; each sees all targets and outputs at once.
     batch_size : int, optional
         How many samples to predict at a time; a remainder joins the batch before it. None: 1024, or fewer where they
@@ -255,7 +258,12 @@ def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | N
     return _evaluate(model, loss, arrays, _metrics.resolve(metrics), batch_size, finite_on_disk("data", "evaluate"))
 
 
-def _evaluate(model, loss, arrays, measured, batch_size: int | None, look: Callable) -> dict:
+def _some(samples, n: int = _EVALUATION_BATCH):
+    """Samples to try metrics on, before it would be too late to mend them: a few of all parts of a set in memory."""
+    return samples[:n] if isinstance(samples, Source) else samples[:: -(-len(samples) // n)]
+
+
+def _evaluate(model, loss, arrays, measured, batch_size: int | None, look: Callable | None) -> dict:
     outputs, targets, losses = [], [], Mean()
     batches = _in_order_of_samples(model, arrays, batch_size)
     totals = batches.totals(host_weights(arrays))
@@ -271,7 +279,7 @@ def _evaluate(model, loss, arrays, measured, batch_size: int | None, look: Calla
         result = {"loss": losses.value}
     if measured:
         output, target = np.concatenate(outputs), np.concatenate(targets)
-        result |= {name: float(metric(target, output)) for name, metric in measured.items()}
+        result |= {name: metric(target, output) for name, metric in measured.items()}
     return result
 
 
@@ -297,11 +305,14 @@ def _resume(run: Run, path) -> None:
     names = [type(callback).__name__ for callback in run.callbacks]
     if saved != names:
         raise ValueError(f"{os.fspath(path)}: was saved with callbacks {saved} but fit got {names}")
-    run.batches.load_state_dict(state.data or {})
-    for callback, (_, callback_state) in zip(run.callbacks, state.callbacks, strict=True):
-        callback.load_state_dict(callback_state)
-    if not any(callback.changes_lr for callback in run.callbacks):
-        _warn_of_other_options(path, run.optimizer, state.optimizer)
+    try:
+        for callback, (_, callback_state) in zip(run.callbacks, state.callbacks, strict=True):
+            callback.load_state_dict(callback_state)
+        run.batches.load_state_dict(state.data or {})
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from error
+    own_lr = any(callback.changes_lr for callback in run.callbacks)
+    _warn_of_other_options(path, run.optimizer, state.optimizer, {"params", "lr"} if own_lr else {"params"})
     state.restore(run.model, run.optimizer)
     run.history = state.history
     run.history.interrupted = False
@@ -310,10 +321,10 @@ def _resume(run: Run, path) -> None:
     run.stop = run.history.stopped_by is not None
 
 
-def _warn_of_other_options(path, optimizer, saved: dict) -> None:
+def _warn_of_other_options(path, optimizer, saved: dict, expected: set[str]) -> None:
     """The saved hyper-parameters count: without them the run would not go on to its own bits."""
     for own, kept in zip(optimizer.param_groups, saved.get("param_groups", ()), strict=False):
-        for name in own.keys() & kept.keys() - {"params"}:
+        for name in sorted(own.keys() & kept.keys() - expected):
             plain = all(isinstance(value, (bool, int, float, str)) for value in (own[name], kept[name]))
             if plain and own[name] != kept[name]:
                 warnings.warn(

@@ -1,0 +1,172 @@
+"""A cross-validation on disk: finished folds, and the checkpoint of each that is under way."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from .. import nn
+from .._files import atomic_write, remove_leftovers
+from .._transformers import load_transformer, save_transformer
+from ..callbacks import Callback, Checkpoint
+from ..data.sources import Samples, Source
+from ..history import History
+
+_TRANSFORMERS = ("preprocessor", "target_preprocessor")
+_RESULT = "fusedstep_fold"
+
+
+class FoldOfCrossValidation(Callback):
+    """Keeps in a checkpoint which fold it is of, and refuses that of another."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def state_dict(self):
+        return {"fold": self.number}
+
+    def load_state_dict(self, state):
+        if state["fold"] != self.number:
+            raise ValueError(f"the checkpoint is of fold {state['fold']}, not of fold {self.number}")
+
+
+@dataclass(frozen=True)
+class FoldFolder:
+    """The files of a cross-validation: of each finished fold its result, its model and its fitted transformers."""
+
+    path: Path
+    trusted: Sequence[str] = ()
+
+    def random_state(self) -> int | None:
+        """What the random numbers of the cross-validation in the folder follow from; None in a new folder."""
+        saved = self._description()
+        return None if saved is None else saved.get("random_state")
+
+    def begin(self, seeds: np.random.SeedSequence, folds, X: Samples, y: Samples, options: dict) -> None:
+        """Describe the cross-validation in a new folder, or compare it with what an old one says.
+
+        Raises
+        ------
+        ValueError
+            The folder is of another cross-validation: names the first thing that differs.
+        FileNotFoundError
+            The folder above it does not exist.
+        """
+        now = {
+            "random_state": seeds.entropy,
+            "X": _fingerprint(X),
+            "y": _fingerprint(y),
+            "folds": [[_fingerprint(part) for part in fold] for fold in folds],
+            **{name: _described(value) for name, value in options.items()},
+        }
+        now, saved = json.loads(json.dumps(now)), self._description()
+        if saved is None:
+            self.path.mkdir(exist_ok=True)
+            atomic_write(self._json, json.dumps(now, indent=1).encode())
+            return
+        for name in [*now, *(name for name in saved if name not in now)]:
+            if now.get(name) != saved.get(name):
+                there, here = saved.get(name), now.get(name)
+                told = "" if isinstance(here, list) else f": {there!r} there, {here!r} here"
+                raise ValueError(f"{self.path}: is of a cross-validation with another {name!r}{told}")
+        for path in self.path.glob("fold-*-result.safetensors"):
+            remove_leftovers(path)
+
+    @property
+    def _json(self) -> Path:
+        return self.path / "cross_validation.json"
+
+    def _description(self) -> dict | None:
+        """What the folder says of itself; None where it says nothing yet."""
+        if not self._json.exists():
+            return None
+        try:
+            saved = json.loads(self._json.read_bytes())
+            if isinstance(saved, dict):
+                return saved
+        except ValueError:
+            pass
+        raise ValueError(f"{self._json}: not the description of a cross-validation, or damaged")
+
+    def is_done(self, number: int) -> bool:
+        return self._file(number, "result.safetensors").exists()
+
+    def checkpoint_of(self, number: int) -> Path | None:
+        """The checkpoint to go on from, if there is one."""
+        path = self._file(number, "checkpoint.safetensors")
+        return path if path.exists() else None
+
+    def callbacks(self, number: int) -> list[Callback]:
+        return [FoldOfCrossValidation(number), Checkpoint(self._file(number, "checkpoint.safetensors"))]
+
+    def write(self, number: int, *, row: dict, outputs: np.ndarray, history: History, model, **transformers) -> None:
+        """Keep what a round gave; the result comes last, so where it is the rest is, too."""
+        for name in _TRANSFORMERS:
+            if transformers[name] is not None:
+                save_transformer(self._file(number, f"{name}.skops"), transformers[name])
+        model.save(self._file(number, "model.safetensors"))
+        content = json.dumps({"row": row, "history": history.to_dict(), "device": model.device})
+        data = safetensors.numpy.save({"outputs": np.ascontiguousarray(outputs)}, {_RESULT: content})
+        atomic_write(self._file(number, "result.safetensors"), data)
+        self._file(number, "checkpoint.safetensors").unlink(missing_ok=True)
+
+    def read(self, number: int) -> dict:
+        """What `write` kept.
+
+        Raises
+        ------
+        ValueError
+            A file is damaged; names it.
+        """
+        path = self._file(number, "result.safetensors")
+        try:
+            with safetensors.safe_open(path, "numpy") as file:
+                content, outputs = json.loads(file.metadata()[_RESULT]), file.get_tensor("outputs")
+            row, history, device = content["row"], History.from_dict(content["history"]), content["device"]
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: not the result of a fold, or damaged: {error!r}") from error
+        model = nn.load(self._file(number, "model.safetensors")).to(device)
+        transformers = {name: self._file(number, f"{name}.skops") for name in _TRANSFORMERS}
+        read = {name: load_transformer(p, self.trusted) if p.exists() else None for name, p in transformers.items()}
+        return {"row": row, "outputs": outputs, "history": history, "model": model, **read}
+
+    def _file(self, number: int, name: str) -> Path:
+        return self.path / f"fold-{number}-{name}"
+
+
+def _fingerprint(samples: Samples) -> str:
+    """Shape, dtype and a checksum of all values in memory; of samples on disk, of the first, middle and last block."""
+    crc = 0
+    for part in _parts(samples):
+        part = part.astype(str) if part.dtype.kind == "O" else part
+        crc = zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data if part.size else b"", crc)
+    return f"{samples.dtype}{tuple(samples.shape)} crc32 {crc:08x}"
+
+
+def _parts(samples: Samples):
+    if not isinstance(samples, Source):
+        return [samples]
+    n = len(samples)
+    return [samples[start : start + 64] for start in (0, n // 2, max(0, n - 64))]
+
+
+def _described(value):
+    """A value of an option as JSON keeps it: plain ones as they are, others by what they are called."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_described(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _described(item) for key, item in value.items()}
+    if isinstance(value, np.generic):
+        return value.item()
+    if hasattr(value, "get_params"):  # a transformer shows its arguments
+        return repr(value)
+    return getattr(value, "__qualname__", type(value).__qualname__)
