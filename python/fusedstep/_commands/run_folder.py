@@ -77,7 +77,7 @@ class RunFolder:
     @property
     def useful(self) -> bool:
         """Whether there is something to go on from."""
-        return self._resumed or (self.folds.is_dir() and any(self.folds.iterdir()))
+        return self._resumed or any(self.folds.glob("fold-*"))
 
     def write_json(self, name: str, content: dict) -> None:
         atomic_write(self.path / name, json.dumps(content, indent=1, default=str).encode())
@@ -96,8 +96,7 @@ class RunFolder:
         """After a failure: leave nothing of a run that has nothing to go on from."""
         if self.useful:
             return
-        with suppress(OSError):
-            self.folds.rmdir()
+        shutil.rmtree(self.folds, ignore_errors=True)
         (self.path / CONFIG).unlink(missing_ok=True)
         if self._created:
             with suppress(OSError):

@@ -17,7 +17,7 @@ from ..metrics import resolve
 from .messages import readable_warnings
 from .network import make_network, make_optimizer
 from .options import DIGITS, add_options, batch_of, settle, to_save
-from .preprocessing import Preprocessor, as_rows
+from .preprocessing import TRUSTED, Preprocessor, as_rows
 from .problem import CLASSIFICATION, Problem, pose
 from .reading import read_table
 from .results import write_results
@@ -185,6 +185,8 @@ def _cross_validate(options: argparse.Namespace, problem: Problem, folder: RunFo
         metrics=_metrics(options, problem),
         n_jobs=min(options.n_jobs, options.cv or 1),
         random_state=options.seed,
+        folder=folder.folds,
+        trusted=[TRUSTED],
         epochs=options.epochs,
         batch_size=batch_size,
         last="merge",
