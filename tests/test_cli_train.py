@@ -53,7 +53,7 @@ def rows_of(folder):
 
 def test_cross_validation_of_a_classifier(tmp_path, capsys, wine_csv):
     folder = tmp_path / "run"
-    code, out, err = run(capsys, wine_csv, "--target", "cultivar", "--no-progress", "--epochs", 40, "--out", folder)
+    code, out, err = run(capsys, wine_csv, "--target", "cultivar", "--no-progress", "--epochs", 25, "--out", folder)
     lines = out.splitlines()
     assert (code, err) == (0, "")
     assert lines[0] == "classification: the target 'cultivar' is categorical"
@@ -62,7 +62,7 @@ def test_cross_validation_of_a_classifier(tmp_path, capsys, wine_csv):
     config, metrics, history = (content(folder, name) for name in ("config", "metrics", "history"))
     assert metrics["mean"]["test_accuracy"] > 0.95
     assert config["classes"] == ["no 0", "no 1", "no 2"] and config["categories"] == {"soil": ["chalk", "clay", "sand"]}
-    assert config["options"]["epochs"] == 40 and len(config["numbers"]) == 13
+    assert config["options"]["epochs"] == 25 and len(config["numbers"]) == 13
     assert len(history["histories"]) == 5 and (folder / "curves.png").exists()
     assert sorted(np.concatenate(history["test_indices"])) == list(range(178))
 
@@ -187,8 +187,17 @@ def test_the_options_reach_the_model_and_the_training(tmp_path, capsys, wine_csv
     assert [row["lr"] for row in history["rows"]] == [0.01] * 3
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "momentum", "rmsprop", "adagrad"])
-@pytest.mark.parametrize("schedule", ["warmup_cosine", "one_cycle", "step_decay", "exponential", "inverse_time"])
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"),
+    [
+        ("adam", "warmup_cosine"),
+        ("adamw", "one_cycle"),
+        ("sgd", "step_decay"),
+        ("momentum", "exponential"),
+        ("rmsprop", "inverse_time"),
+        ("adagrad", "inverse_sqrt"),
+    ],
+)
 def test_optimizers_and_schedules_take_any_length(optimizer, schedule, tmp_path, capsys):
     path = write(tmp_path / "data.csv", {"x": range(12), "y": [0, 1] * 6})
     options = ("--optimizer", optimizer, "--schedule", schedule, "--batch-size", "full", "--split", "2/1/1")
@@ -196,6 +205,14 @@ def test_optimizers_and_schedules_take_any_length(optimizer, schedule, tmp_path,
         out = tmp_path / str(epochs)
         code, _, err = run(capsys, path, "--target", "y", *options, "--no-progress", "--epochs", epochs, "--out", out)
         assert (code, err) == (0, "")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_training_that_diverges_is_refused(tmp_path, capsys, wine_csv):
+    options = ("--optimizer", "sgd", "--lr", "1e30", "--no-batch-norm", *QUICK, "--out", tmp_path / "run")
+    code, _, err = run(capsys, wine_csv, "--target", "cultivar", *options)
+    assert code == 2 and "fusedstep: fold 1: the training diverged, no validation loss is finite: try an --lr" in err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -266,6 +283,7 @@ X3 = {"x": [1, 2, 3] * 4, "y": ["a", "b"] * 6}
         (X3, ("--target", "y", "--categorical", "w"), "argument --categorical: there is no column 'w'"),
         (X3, (), "argument --target: name the column to predict"),
         (X3, ("--target", "y", "--drop", "x"), "has no column left to learn from"),
+        (X3, ("--target", "y", "--group", "y"), "argument --group: 'y' is the target"),
         (X3, ("--target", "y", "--group", "x", "--stratify", "x"), "argument --stratify: 'x' is the group"),
         ({"x": [1, 2], "y": ["a", "a"]}, ("--target", "y"), "the target 'y' has one class only, 'a'"),
         ({"x": [1, 2], "y": [5, 5]}, ("--target", "y"), "the target 'y' has one class only, '5'"),

@@ -166,6 +166,8 @@ def settle(given: argparse.Namespace, config: dict | None = None) -> argparse.Na
         raise ValueError(
             "argument --batch-size: must be an integer >= 2 with batch normalization but got 1; see --no-batch-norm"
         )
+    if options.group is not None and options.group == options.target:
+        raise ValueError(f"argument --group: {options.group!r} is the target")
     if options.stratify and options.group in options.stratify:
         raise ValueError(f"argument --stratify: {options.group!r} is the group, which stays together")
     return options

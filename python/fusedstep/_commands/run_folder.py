@@ -93,9 +93,7 @@ class RunFolder:
         shutil.rmtree(self.folds, ignore_errors=True)
 
     def forget(self) -> None:
-        """After a failure: leave nothing of a run that has nothing to go on from."""
-        if self.useful:
-            return
+        """After a failure: leave nothing of the run."""
         shutil.rmtree(self.folds, ignore_errors=True)
         (self.path / CONFIG).unlink(missing_ok=True)
         if self._created:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,10 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with a line on how to go on."""
 
 
+class Diverged(ValueError):
+    """Nothing was learnt, and to go on would not help."""
+
+
 def add_train_command(commands) -> None:
     """Add ``train`` to a parser's subcommands."""
     parser = commands.add_parser(
@@ -53,8 +59,7 @@ def train(given: argparse.Namespace) -> int:
             print(f"the run in {given.resume} is finished")
             return 0
         _check_installed(options)
-        table = _digits() if options.data == DIGITS else _read(options)
-        problem = pose(table, options)
+        problem = pose(_digits() if options.data == DIGITS else _read(options), options)
         _check_size(options, problem)
         if options.data != DIGITS:
             print(f"{problem.task}: {problem.why}")
@@ -64,6 +69,7 @@ def train(given: argparse.Namespace) -> int:
         folder = _folder(options, problem, config)
         try:
             result = _cross_validate(options, problem, folder)
+            _check_finite(options, result)
             _show(options, problem, result)
             write_results(folder, problem, result, one_model=options.split is not None)
         except KeyboardInterrupt:
@@ -71,8 +77,9 @@ def train(given: argparse.Namespace) -> int:
                 raise Interrupted(f"interrupted; go on with: fusedstep train --resume {folder.path}") from None
             folder.forget()
             raise
-        except BaseException:
-            folder.forget()
+        except BaseException as error:
+            if not folder.useful or isinstance(error, Diverged):
+                folder.forget()
             raise
         print(f"written to {folder.path}")
         return 0
@@ -140,10 +147,16 @@ def _folder(options: argparse.Namespace, problem: Problem, config: dict | None) 
             "models": [f"model{end}.safetensors" for end in ends],
             "preprocessors": [f"preprocess{end}.skops" for end in ends if fitted],
             "target_preprocessors": [f"target{end}.skops" for end in ends if scaled],
-            "environment": backend.info(),
+            "environment": backend.info() | {name: _version(name) for name in ("numpy", "scikit-learn", "skops")},
         }
     )
     return folder
+
+
+def _version(package: str) -> str | None:
+    with suppress(PackageNotFoundError):
+        return version(package)
+    return None
 
 
 def _cross_validate(options: argparse.Namespace, problem: Problem, folder: RunFolder) -> CrossValidationResult:
@@ -200,6 +213,15 @@ def _scaler():
     from sklearn.preprocessing import StandardScaler
 
     return StandardScaler()
+
+
+def _check_finite(options: argparse.Namespace, result: CrossValidationResult) -> None:
+    for row, history in zip(result.rows, result.histories, strict=True):
+        if history.best_epoch is None:
+            raise Diverged(
+                f"fold {row['fold']}: the training diverged, no validation loss is finite: "
+                f"try an --lr below {options.lr:g}, or --max-norm 1"
+            )
 
 
 def _show(options: argparse.Namespace, problem: Problem, result: CrossValidationResult) -> None:
