@@ -197,6 +197,17 @@ def test_an_array_in_memory_that_is_not_contiguous():
             np.testing.assert_array_equal(a, b)
 
 
+def test_a_split_of_samples_on_disk_reads_nothing(stored):
+    split = fs.model_selection.train_val_test_split
+    parts, expected = split(stored, Y, stratify=Y, random_state=0), split(X, Y, stratify=Y, random_state=0)
+    for part, in_memory in zip(parts, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(part), in_memory)
+    assert all(isinstance(part, Source) == (stored is not X) for part in parts[:3])
+    model, history = train(parts[0], parts[3], validation=(parts[1], parts[4]))
+    assert without_seconds(history) == without_seconds(train(*expected[0:4:3], validation=tuple(expected[1:5:3]))[1])
+    np.testing.assert_array_equal(predict(model, parts[2]), predict(model, expected[2]))
+
+
 def test_labels_on_disk_are_read_at_once():
     source = Slices(Y)
     batches = MiniBatches(X, source, batch_size=4)
@@ -302,6 +313,12 @@ def test_nan_on_disk_is_refused_when_it_is_read(tmp_path, which, shuffle):
         train(*data["train"], validation=data["validation"], shuffle=shuffle)
     with pytest.raises(ValueError, match=r"\[evaluate\] 'data X' holds NaN or infinity, first in sample 150"):
         evaluate(net(), nn.SoftmaxCrossEntropy(), mapped, Y)
+
+
+def test_metrics_on_more_samples_than_a_batch():
+    x, y = np.tile(X, (20, 1)), np.tile(Y, 20)
+    expected = train(X, validation=(x, y))[1]
+    assert without_seconds(train(X, validation=(Slices(x), y))[1]) == without_seconds(expected)
 
 
 def test_targets_on_disk():

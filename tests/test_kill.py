@@ -19,7 +19,7 @@ CHILD = textwrap.dedent(
     import fusedstep as fs
     from fusedstep import _files
 
-    folder, fate = pathlib.Path(sys.argv[1]), sys.argv[2]
+    folder, kind, fate = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     replace = os.replace
 
     def killed_replace(source, target):  # the temporary file is whole, the rename has not come
@@ -37,13 +37,19 @@ CHILD = textwrap.dedent(
     y = (X[:, 0] + 0.5 * X[:, 1] ** 2 > 0.3).astype(np.int64)
     layers = [fs.nn.Dense(6, 16), fs.nn.BatchNorm(16), fs.nn.ReLU(), fs.nn.Dropout(0.2), fs.nn.Dense(16, 2)]
     model = fs.nn.Sequential(*layers, seed=3)
-    lr = fs.optim.schedules.cosine(0.02, 400)
-    optimizer = fs.optim.Adam(model.parameters(), lr=lr, max_norm=0.5, ema_decay=0.95)
     path = folder / "run.safetensors"
     callbacks = [Die(), fs.callbacks.EarlyStopping(patience=99), fs.callbacks.Checkpoint(path, every_batches=2)]
+    train, lr = (X[:160], y[:160]), fs.optim.schedules.cosine(0.02, 400)
+    if kind == "plateau":
+        callbacks.insert(1, fs.callbacks.ReduceOnPlateau(0.7, patience=0, cooldown=1))
+        lr = 0.02
+        np.save(folder / "x.npy", X[:160])
+        mapped = np.load(folder / "x.npy", mmap_mode="r")
+        train = fs.data.MiniBatches(mapped, y[:160], batch_size=16, block_size=4, shuffle_window=64, seed=5)
+    optimizer = fs.optim.Adam(model.parameters(), lr=lr, max_norm=0.5, ema_decay=0.95)
     history = fs.fit(
-        model, optimizer, fs.nn.SoftmaxCrossEntropy(), (X[:160], y[:160]), (X[160:], y[160:]), epochs=20, batch_size=16,
-        accumulate=3, class_weight="balanced", callbacks=callbacks, progress=False, seed=5,
+        model, optimizer, fs.nn.SoftmaxCrossEntropy(), train, (X[160:], y[160:]), epochs=20, batch_size=16, seed=5,
+        accumulate=3, class_weight="balanced" if kind == "schedule" else None, callbacks=callbacks, progress=False,
         resume=path if path.exists() else None,
     )
     rows = [{name: value for name, value in row.items() if name != "seconds"} for row in history.rows]
@@ -58,32 +64,40 @@ CHILD = textwrap.dedent(
 )
 
 
-def start(folder, fate="none") -> subprocess.Popen:
+KINDS = ["schedule", "plateau"]
+"""Of runs: with the step size a function and class weights; lowered on plateaus, the samples on disk."""
+
+
+def start(folder, kind, fate="none") -> subprocess.Popen:
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-W", "error", "-c", CHILD, str(folder), fate], env=environment)
+    return subprocess.Popen([sys.executable, "-W", "error", "-c", CHILD, str(folder), kind, fate], env=environment)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """How a run ends that nothing stops, and how many seconds it takes."""
-    folder = tmp_path_factory.mktemp("whole")
-    began = time.perf_counter()
-    assert start(folder).wait() == 0
-    return (folder / "end").read_text(), time.perf_counter() - began
+    """By kind, how a run ends that nothing stops, and how many seconds it takes."""
+    found = {}
+    for kind in KINDS:
+        folder = tmp_path_factory.mktemp(kind)
+        began = time.perf_counter()
+        assert start(folder, kind).wait() == 0
+        found[kind] = (folder / "end").read_text(), time.perf_counter() - began
+    return found
 
 
-def finish(folder) -> str:
-    assert start(folder).wait() == 0
+def finish(folder, kind) -> str:
+    assert start(folder, kind).wait() == 0
     assert [p.name for p in folder.iterdir() if p.suffix == ".tmp"] == []
     return (folder / "end").read_text()
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fates", [["save 1"], ["batch 14", "save 17"], ["save 2", "save 11", "batch 20"]], ids=str)
-def test_killed_where_it_hurts(tmp_path, whole, fates):
+def test_killed_where_it_hurts(tmp_path, whole, kind, fates):
     """At the instant of a save, in the midst of an epoch, in the second half of training."""
     for fate in fates:
-        assert start(tmp_path, fate).wait() == -signal.SIGKILL
-    assert finish(tmp_path) == whole[0]
+        assert start(tmp_path, kind, fate).wait() == -signal.SIGKILL
+    assert finish(tmp_path, kind) == whole[kind][0]
 
 
 @pytest.mark.slow
@@ -94,8 +108,10 @@ def test_killed_at_random_moments(tmp_path, whole):
     for number in range(20):
         folder = tmp_path / str(number)
         folder.mkdir()
-        process = start(folder)
-        time.sleep(moments.uniform(0.3, 1.0) * whole[1])
+        kind = KINDS[number % 2]
+        end, seconds = whole[kind]
+        process = start(folder, kind)
+        time.sleep(moments.uniform(0.3, 1.0) * seconds)
         process.kill()
         process.wait()
-        assert finish(folder) == whole[0], number
+        assert finish(folder, kind) == end, number

@@ -11,6 +11,7 @@ from . import _checks, _columns, _splitting
 from ._as_sklearn import SklearnSplitter
 from ._distribution import DistributionReport, distribution_report
 from .cross_validation import CrossValidationResult, cross_validate
+from .data.sources import as_samples, select
 from .reference.scalars import check_integer
 
 __all__ = [
@@ -207,9 +208,10 @@ def train_val_test_split(
 
     Returns
     -------
-    list of ndarray
+    list of ndarray or Source
         Train, validation and test part of each array, in scikit-learn's order: X_train, X_validation, X_test,
-        y_train, ... Samples keep their order. The samples are copied.
+        y_train, ... Samples keep their order. Those in memory are copied; of a memory map, an HDF5 or Zarr dataset each
+        part is a `fusedstep.data.Source`, and nothing is read.
 
     Raises
     ------
@@ -233,7 +235,7 @@ def train_val_test_split(
     where = "train_val_test_split"
     if not arrays:
         raise TypeError(f"[{where}] needs at least one array")
-    arrays = [np.asarray(array) for array in arrays]
+    arrays = [as_samples(array) for array in arrays]
     n_samples = _checks.same_length(where, {f"arrays[{i}]": array for i, array in enumerate(arrays)})
     shares = [float(size) for size in sizes]
     if len(shares) != 3 or not all(share > 0 for share in shares) or not math.isclose(sum(shares), 1, abs_tol=1e-9):
@@ -245,4 +247,4 @@ def train_val_test_split(
     part = _splitting.deal(columns, n_samples, shares, groups, np.random.default_rng(random_state))
     parts = [np.flatnonzero(part == k) for k in range(3)]
     _splitting.check_partition(where, parts, n_samples)
-    return [array[indices] for array in arrays for indices in parts]
+    return [select(array, indices) for array in arrays for indices in parts]

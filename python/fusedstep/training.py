@@ -204,7 +204,7 @@ def fit(
             check_finite(name, *arrays[:2])
             try_out(model, loss, name, *arrays)
     if measured:
-        _evaluate(model, loss, [_some(array) for array in held_out], measured, None, None)
+        _evaluate(model, loss, _some(held_out), measured, None, None)
     check_batch_fits(model, batches.arrays[0].shape[1:], batches.largest)
     for callback in run.callbacks:
         callback.on_train_begin(run)
@@ -258,9 +258,11 @@ def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | N
     return _evaluate(model, loss, arrays, _metrics.resolve(metrics), batch_size, finite_on_disk("data", "evaluate"))
 
 
-def _some(samples, n: int = _EVALUATION_BATCH):
-    """Samples to try metrics on, before it would be too late to mend them: a few of all parts of a set in memory."""
-    return samples[:n] if isinstance(samples, Source) else samples[:: -(-len(samples) // n)]
+def _some(arrays) -> list:
+    """Samples to try metrics on, before training has cost anything: from all parts of a set in memory."""
+    on_disk = any(isinstance(array, Source) for array in arrays)
+    step = -(-len(arrays[0]) // _EVALUATION_BATCH)
+    return [array[:_EVALUATION_BATCH] if on_disk else array[::step] for array in arrays]
 
 
 def _evaluate(model, loss, arrays, measured, batch_size: int | None, look: Callable | None) -> dict:

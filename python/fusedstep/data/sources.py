@@ -83,6 +83,7 @@ class Source:
 
     @property
     def ndim(self) -> int:
+        """The number of axes, that of the samples included."""
         return len(self.shape)
 
     def __len__(self) -> int:
@@ -154,8 +155,8 @@ def is_on_disk(samples: Samples) -> bool:
 
 
 def select(samples: Samples, indices: np.ndarray) -> Samples:
-    """The samples of rising `indices`: a copy where they are in memory, else a `Source`."""
-    return Source(samples, indices) if is_on_disk(samples) else samples[indices]
+    """The samples of rising `indices`: a copy where they are in memory or few bytes each, else a `Source`."""
+    return Source(samples, indices) if samples.ndim > 1 and is_on_disk(samples) else samples[indices]
 
 
 def _is_foreign_source(value) -> bool:
