@@ -1,8 +1,14 @@
+import csv
 import gzip
+import io
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fusedstep._commands import csv_table
 from fusedstep._commands.reading import read_table
@@ -152,6 +158,24 @@ def test_columns_of_no_use_are_refused_only_where_they_are_used():
             table.column(name, "--target")
 
 
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8).map(str.strip)
+
+
+@given(
+    st.lists(st.tuples(st.floats(allow_nan=False), TEXT.filter(lambda t: parse_number(t) is None)), min_size=1),
+    st.sampled_from(",;\t|"),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_what_the_csv_module_writes_is_read_back(rows, delimiter, end):
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_NONNUMERIC)  # also a lone CR
+    writer.writerows([("number", "text"), *rows])
+    with tempfile.TemporaryDirectory() as folder:
+        table = read(Path(folder), text.getvalue(), delimiter=delimiter)
+    assert table.columns["number"].numbers.tolist() == [number for number, _ in rows]
+    assert table.columns["text"].texts().tolist() == [text for _, text in rows]
+
+
 def test_npz(tmp_path):
     path = tmp_path / "data.npz"
     np.savez(path, X=np.ones((2, 2), np.float32), y=np.array([True, False]))
@@ -160,7 +184,9 @@ def test_npz(tmp_path):
     np.savez(path, X=np.array([object()]))
     with pytest.raises(ValueError, match=r"data\.npz: not an NPZ file of numbers and texts.*pickle"):
         read_table(path)
-    for content in (b"", b"garbage", b"PK\x03\x04 and no more"):
+    np.savez(path, X=np.ones((2, 2)))
+    other_zip = path.read_bytes().replace(b"PK\x01\x02-\x03-", b"PK\x01\x02-\x03\xff")  # of a version to come
+    for content in (b"", b"garbage", b"PK\x03\x04 and no more", other_zip):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"data\.npz: not an NPZ file of numbers and texts, or damaged"):
             read_table(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def _read_npz(path: Path, text: Collection[str]) -> Table:
             if isinstance(content, np.ndarray):
                 raise ValueError("it holds one array without a name")
             arrays = {name: content[name] for name in content.files}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, KeyError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: not an NPZ file of numbers and texts, or damaged: {error}") from error
     return table_of(str(path), arrays, text)
 

@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -80,7 +81,7 @@ class RunFolder:
         return self._resumed or any(self.folds.glob("fold-*"))
 
     def write_json(self, name: str, content: dict) -> None:
-        atomic_write(self.path / name, json.dumps(content, indent=1, default=str).encode())
+        atomic_write(self.path / name, json.dumps(_finite(content), indent=1, default=str).encode())
 
     def write_config(self, content: dict) -> None:
         self.write_json(CONFIG, {"format": _FORMAT, **content})
@@ -123,6 +124,15 @@ def read_config(path: Path) -> dict:
             found = f"is {json.dumps(content[key])[:40]}" if key in content else "is missing"
             raise ValueError(f"{file}: damaged: {key!r} {found}")
     return content
+
+
+def _finite(value):
+    """The same with null for NaN and infinities, which JSON has not."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def csv_text(header: Iterable, rows: Iterable[Iterable]) -> str:
