@@ -49,7 +49,7 @@ def stored(request, tmp_path):
         return file.create_dataset("x", data=X, chunks=(16, 5))
     if request.param == "zarr":
         zarr = pytest.importorskip("zarr")
-        array = zarr.create_array(tmp_path / "x.zarr", shape=X.shape, chunks=(16, 5), dtype="float32")
+        array = zarr.open(str(tmp_path / "x.zarr"), mode="w", shape=X.shape, chunks=(16, 5), dtype="float32")
         array[:] = X
         return array
     return Slices() if request.param == "slices" else X

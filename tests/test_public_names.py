@@ -96,19 +96,36 @@ SIGNATURES = {
     "optim.schedules.cosine": ("lr steps", ""),
     "optim.schedules.warmup_cosine": ("lr steps warmup_steps", ""),
     "optim.schedules.one_cycle": ("lr steps", ""),
-    "data.MiniBatches": ("*arrays", "batch_size shuffle=True seed=0 last='keep'"),
-    "model_selection.RotatingKFold": ("n_splits=5", "shuffle=True random_state=None"),
+    "data.MiniBatches": (
+        "*arrays",
+        "batch_size shuffle=True seed=0 last='keep' prefetch=None block_size=None shuffle_window=None",
+    ),
+    "data.Source": ("data indices=None", ""),
+    "data.largest_batch_size": ("model sample_shape memory=None", "optimizer=None"),
+    **{f"metrics.{name}": ("target output", "") for name in ("accuracy", "f1_macro", "roc_auc", "rmse", "r2")},
+    "model_selection.distribution_report": ("columns parts", "part_names=None alpha=0.05"),
+    "model_selection.RotatingKFold": ("n_splits=5", "shuffle=True random_state=None bins=5"),
+    "model_selection.RotatingKFold.as_sklearn": ("self stratify=None groups=None", ""),
+    "model_selection.train_val_test_split": (
+        "*arrays",
+        "sizes=(0.6,0.2,0.2) stratify=None groups=None random_state=None bins=5",
+    ),
     "model_selection.RotatingKFold.split": ("self X y=None groups=None", "stratify=None"),
     "model_selection.cross_validate": (
         "make_model make_optimizer loss X y",
-        "cv stratify=None groups=None preprocess=None metrics=() n_jobs=None random_state=None",
+        "cv stratify=None groups=None preprocess=None metrics=() n_jobs=None random_state=None folder=None",
     ),
     "fit": (
         "model optimizer loss train validation=None",
-        "epochs batch_size=128 callbacks=() progress=True seed=0",
+        "epochs batch_size=128 metrics=() callbacks=() progress=True seed=0 resume=None class_weight=None accumulate=1",
     ),
     "callbacks.EarlyStopping": ("patience=10 restore_best=True", ""),
     "callbacks.Checkpoint": ("path every=1", ""),
+    "callbacks.EpochSchedule": ("schedule", ""),
+    "callbacks.ReduceOnPlateau": (
+        "factor=0.1 patience=10 monitor='validation_loss' mode='min' min_delta=0.0 cooldown=0 min_lr=0.0",
+        "",
+    ),
     "callbacks.StopOnNaN": ("", ""),
     "History.plot": ("self path=None", ""),
     "History.to_json": ("self path", ""),
@@ -162,10 +179,10 @@ def test_signatures(path):
         name, _, default = text.lstrip("*").partition("=")
         assert ordered[place] == name
         assert (found[name].kind is inspect.Parameter.VAR_POSITIONAL) == text.startswith("*")
-        assert not default or repr(found[name].default) == default, text
+        assert not default or repr(found[name].default).replace(" ", "") == default, text
     for text in by_name:
         name, _, default = text.partition("=")
-        assert not default or repr(found[name].default) == default, text
+        assert not default or repr(found[name].default).replace(" ", "") == default, text
     required = {n for n, p in found.items() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     assert required <= {text.partition("=")[0] for text in (*positional, *by_name)}
 
