@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import small_problem as small
 from fusedstep import _files, nn, optim
 from fusedstep._files import atomic_write
 from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping
+from fusedstep.callbacks import checkpoint as checkpoint_callback
 from fusedstep.checkpoint import _crc32, load_checkpoint, save_checkpoint
 from fusedstep.history import History
 from fusedstep.optim import schedules
@@ -115,6 +117,25 @@ def test_every(tmp_path):
     model = small.model()
     state = load_checkpoint(path, model, OPTIMIZERS["Adam"](model.parameters()))
     assert len(state.history.rows) == 4
+
+
+def test_at_most_so_often(tmp_path, monkeypatch):
+    now, saves = [0], []
+    monkeypatch.setattr(checkpoint_callback, "save_run", lambda path, run: saves.append(run.epoch))
+    monkeypatch.setattr(checkpoint_callback, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Second(Callback):
+        def on_epoch_end(self, run):
+            now[0] += 1
+
+    def run(*callbacks, min_seconds):
+        saves.clear()
+        train(7, callbacks=[Second(), *callbacks, Checkpoint(tmp_path / "run", min_seconds=min_seconds)])
+        return saves
+
+    assert run(min_seconds=3) == [3, 6]
+    assert run(min_seconds=99) == []
+    assert run(EarlyStopping(2, monitor="epoch"), min_seconds=99) == [3]  # what a callback ends is saved
 
 
 EXACT = {

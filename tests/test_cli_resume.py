@@ -164,6 +164,7 @@ def test_a_process_that_is_stopped_amid_a_fold(how, ends, part, tmp_path, data, 
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     # Job control off, a shell's child ignores SIGINT: Python's own handler is set by hand.
     code = "import signal, sys; signal.signal(2, signal.default_int_handler); from fusedstep.cli import main; "
+    code += "from fusedstep.cross_validation import folder; folder.MIN_SECONDS = 0; "
     process = subprocess.Popen(
         [sys.executable, "-c", code + "sys.exit(main())", "train", str(data), *options, "--out", str(folder)],
         env=environment,

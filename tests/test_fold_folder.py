@@ -86,6 +86,9 @@ def test_killed_in_the_midst(tmp_path):
         import os, signal, sys
         import test_fold_folder as t
         from fusedstep.callbacks import Callback
+        from fusedstep.cross_validation import folder
+
+        folder.MIN_SECONDS = 0.0
 
         class Kill(Callback):
             def on_epoch_begin(self, run):
@@ -98,8 +101,7 @@ def test_killed_in_the_midst(tmp_path):
             kill.fold = fold
             return [kill]
 
-        folder = sys.argv[1] if len(sys.argv[1]) else None
-        result = t.validate(folder=folder, callbacks=callbacks)
+        result = t.validate(folder=sys.argv[1] or None, callbacks=callbacks)
         print(result.rows, result.predictions.tobytes().hex())
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])}

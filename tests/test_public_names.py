@@ -58,6 +58,8 @@ OPS = {
     "ewma": ("values beta", {}, {"bias_correction": False}),
 }
 
+ADDED = "batch_norm=False dropout=0.0 optimizer=None schedule=None device='cpu' callbacks=() max_norm=None"
+
 # name: the positional arguments, "name" or "name=default"; then those by name alone
 SIGNATURES = {
     "set_num_threads": ("n", ""),
@@ -127,6 +129,12 @@ SIGNATURES = {
         "",
     ),
     "callbacks.StopOnNaN": ("", ""),
+    "sklearn.MLPClassifier": ("hidden_layer_sizes=(100,) activation='relu'", ADDED + " class_weight=None"),
+    "sklearn.MLPRegressor": ("loss='squared_error' hidden_layer_sizes=(100,) activation='relu'", ADDED),
+    **{
+        f"sklearn.{name}.fit": ("self X y sample_weight=None", "validation=None")
+        for name in ("MLPClassifier", "MLPRegressor")
+    },
     "History.plot": ("self path=None", ""),
     "History.to_json": ("self path", ""),
 }

@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from . import callbacks, data, model_selection, nn, ops, optim, reference
+from . import callbacks, data, metrics, model_selection, nn, ops, optim, reference, training
 from .backend import available_isas, get_num_threads, info, set_num_threads
 from .history import History
 from .training import fit
@@ -15,12 +15,14 @@ __all__ = [
     "fit",
     "get_num_threads",
     "info",
+    "metrics",
     "model_selection",
     "nn",
     "ops",
     "optim",
     "reference",
     "set_num_threads",
+    "training",
 ]
 
 

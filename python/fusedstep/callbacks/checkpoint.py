@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from .._files import remove_leftovers
 from ..checkpoint import save_run
-from ..reference.scalars import check_integer
+from ..reference.scalars import check_integer, check_range
 from .base import Callback
 
 if TYPE_CHECKING:
@@ -29,35 +30,50 @@ class Checkpoint(Callback):
         Save after every so many epochs, and when Ctrl-C ends the run; at least 1.
     every_batches : int, optional
         Also save after every so many batches of an epoch, for epochs that take long.
+    min_seconds : float
+        Pass over a save that is due less than so many seconds after the last, for epochs that take less time than a
+        save. What Ctrl-C or another callback ends is always saved.
 
     Raises
     ------
     TypeError, ValueError
-        `every` is out of range.
+        An argument is out of range.
     FileNotFoundError
         At the start of training: the folder does not exist.
     """
 
     runs_last = True
 
-    def __init__(self, path: str | os.PathLike, every: int = 1, every_batches: int | None = None):
+    def __init__(
+        self, path: str | os.PathLike, every: int = 1, every_batches: int | None = None, min_seconds: float = 0.0
+    ):
         self.path = path
         self.every = check_integer("Checkpoint", "every", every, 1)
         if every_batches is not None:
             every_batches = check_integer("Checkpoint", "every_batches", every_batches, 1)
         self.every_batches = every_batches
+        self.min_seconds = check_range("Checkpoint", "min_seconds", min_seconds, 0)
+        self._saved = 0.0
 
     def on_train_begin(self, run: Run) -> None:
         folder = os.path.dirname(os.path.abspath(self.path))
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"[Checkpoint] the folder of 'path' does not exist: {folder}")
         remove_leftovers(self.path)
+        self._saved = time.monotonic()
 
     def on_batch_end(self, run: Run) -> None:
         due = self.every_batches and (run.batch_index + 1) % self.every_batches == 0
-        if due or run.history.interrupted:
-            save_run(self.path, run)
+        if run.history.interrupted or (due and self._is_time()):
+            self._save(run)
 
     def on_epoch_end(self, run: Run) -> None:
-        if run.epoch % self.every == 0 or run.stop or run.history.interrupted:
-            save_run(self.path, run)
+        if run.stop or run.history.interrupted or (run.epoch % self.every == 0 and self._is_time()):
+            self._save(run)
+
+    def _is_time(self) -> bool:
+        return time.monotonic() - self._saved >= self.min_seconds
+
+    def _save(self, run: Run) -> None:
+        save_run(self.path, run)
+        self._saved = time.monotonic()

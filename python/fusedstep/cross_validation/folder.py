@@ -19,6 +19,8 @@ from ..callbacks import Callback, Checkpoint
 from ..data.sources import Samples, Source
 from ..history import History
 
+MIN_SECONDS = 5.0
+"""Between two checkpoints of a fold: a save takes longer than an epoch of a small table."""
 _TRANSFORMERS = ("preprocessor", "target_preprocessor")
 _RESULT = "fusedstep_fold"
 
@@ -104,7 +106,8 @@ class FoldFolder:
         return path if path.exists() else None
 
     def callbacks(self, number: int) -> list[Callback]:
-        return [FoldOfCrossValidation(number), Checkpoint(self._file(number, "checkpoint.safetensors"))]
+        path = self._file(number, "checkpoint.safetensors")
+        return [FoldOfCrossValidation(number), Checkpoint(path, min_seconds=MIN_SECONDS)]
 
     def write(self, number: int, *, row: dict, outputs: np.ndarray, history: History, model, **transformers) -> None:
         """Keep what a round gave; the result comes last, so where it is the rest is, too."""

@@ -270,6 +270,9 @@ class BaseMLP(BaseEstimator, ABC):
             shuffle=self.shuffle and size < n_samples,  # within a full batch the order is of no account
             seed=seed,
             last="merge" if self.batch_norm else "keep",
+            # joblib hands large arrays over as memory maps: the order must be that of the same arrays in memory.
+            shuffle_window=n_samples,
+            prefetch=0,
         )
         batches.set_epoch(epoch)
         return batches
