@@ -81,11 +81,11 @@ class MiniBatches:
     From a disk samples are not read one by one in random order, which it serves a hundred times more slowly than long
     reads. Each epoch draws a new order of whole blocks, reads as many as make a window, and shuffles the samples of the
     window. Samples meet in a batch only if their blocks lie in the same window, so the larger the window and the
-    smaller the blocks, the closer to a full shuffle; the memory that is taken is one window, or two with `prefetch`,
-    and reads become short with small blocks. Where the file itself is sorted, by class say, blocks should be much
-    shorter than a run of one class and a window hold hundreds of blocks; better still, shuffle the file once when it is
-    written. A set that fits into one window is shuffled as a whole, and so as it would be in memory; arrays in memory
-    take the order of a larger set on disk when both sizes are given.
+    smaller the blocks, the closer to a full shuffle; the memory that is taken is one window, or two with `prefetch`
+    (of a memory map: of the system's cache), and reads become short with small blocks. Where the file itself is sorted,
+    by class say, blocks should be much shorter than a run of one class and a window hold hundreds of blocks; better
+    still, shuffle the file once when it is written. A set that fits into one window is shuffled as a whole, and so as
+    it would be in memory; arrays in memory take the order of a larger set on disk when both sizes are given.
 
     Examples
     --------

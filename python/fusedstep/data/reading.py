@@ -7,8 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from .._device import Device
-from .sources import Samples
+from .._device import Device, is_cupy
+from .sources import Samples, Source
 from .windows import Windows
 
 
@@ -28,7 +28,7 @@ class MemoryReader:
             return tuple(array[start:stop] for array in self.arrays)
         take, indices = self._device.xp.take, self._order[start:stop]
         with self._device.active():
-            return tuple(take(a, indices, axis=0) if a.flags.c_contiguous else a[indices] for a in self.arrays)
+            return tuple(take(a, indices, axis=0) if _is_plain(a) else a[indices] for a in self.arrays)
 
     def read_into(self, bounds: tuple[int, int], outs: Sequence[np.ndarray]) -> None:
         """The same, written to arrays of the host, of the batch's length; they may have other dtypes."""
@@ -45,7 +45,8 @@ class WindowReader:
     """Batches of arrays of which some are on disk. Only the window that a batch lies in is in memory.
 
     Batches have to be read in the order of an epoch. With `ahead` the next window is read in a thread meanwhile.
-    ``look(i, first, samples)`` sees each block of each array that was read.
+    ``look(i, first, samples)`` sees each block of each array that was read. The windows of a memory map are the pages
+    that the system keeps of it, which reading a block brings in; those of a `Source` are buffers of ours.
     """
 
     def __init__(
@@ -64,9 +65,8 @@ class WindowReader:
         self._stops = np.cumsum([len(windows.samples(blocks)) for blocks in self._blocks])
         self._place = np.zeros(windows.n_blocks, np.int64)  # of each block of the window in its buffers
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="fusedstep-read") if ahead else None
-        pairs = list(zip(arrays, on_disk, strict=True))
         self._buffers = [
-            [np.empty((windows.largest, *a.shape[1:]), a.dtype) if disk else None for a, disk in pairs]
+            [np.empty((windows.largest, *a.shape[1:]), a.dtype) if isinstance(a, Source) else None for a in arrays]
             for _ in range(2 if ahead else 1)
         ]
         self._current = int(np.searchsorted(self._stops, position, side="right")) - 1
@@ -125,20 +125,28 @@ class WindowReader:
         for block in self._blocks[number]:
             first, last = self._windows.edges(block)
             for i, (array, buffer) in enumerate(zip(self.arrays, buffers, strict=True)):
+                if not self._on_disk[i]:
+                    continue
+                samples = array[first:last]
                 if buffer is not None:
-                    block_of_buffer = buffer[start : start + last - first]
-                    block_of_buffer[...] = array[first:last]
-                    if self._look is not None:
-                        self._look(i, first, block_of_buffer)
+                    buffer[start : start + last - first] = samples
+                elif self._look is None:
+                    samples.copy()  # reads it, in order
+                if self._look is not None:
+                    self._look(i, first, samples)
             start += last - first
 
 
 Reader = MemoryReader | WindowReader
 
 
+def _is_plain(array) -> bool:
+    """Whether `take` works on the array as it is; otherwise it would copy the whole of it first."""
+    return array.flags.c_contiguous and (is_cupy(array) or array.flags.aligned)
+
+
 def _gather(array: np.ndarray, samples, out: np.ndarray) -> None:
-    # `take` would copy the whole array first where it is not contiguous.
-    if isinstance(samples, slice) or array.dtype != out.dtype or not array.flags.c_contiguous:
+    if isinstance(samples, slice) or array.dtype != out.dtype or not _is_plain(array):
         out[...] = array[samples]
     else:  # "clip" takes the fast way; all indices are inside
         np.take(array, samples, axis=0, out=out, mode="clip")
