@@ -184,6 +184,20 @@ def test_large_joint_cells_are_dealt_cell_by_cell():
     assert np.abs(counts - np.outer((0.6, 0.2, 0.2), np.bincount(cells))).max() < 1
 
 
+@pytest.mark.parametrize("shares", [5, 10, (0.6, 0.2, 0.2), (0.7, 0.17, 0.13)])
+@pytest.mark.parametrize(("values", "times"), [((10, 10, 10), 16), ((5, 10), 11), ((2, 5, 5), 17), ((2,) * 6, 13)])
+def test_joint_cells_of_equal_size_keep_every_column(shares, values, times):
+    """Their remainders must not all go to the same part for one value."""
+    codes = list(np.repeat(np.indices(values).reshape(len(values), -1), times, axis=1))
+    columns = [_columns.Column("", "categorical", c, [str(value) for value in range(c.max() + 1)]) for c in codes]
+    fractions = np.full(shares, 1 / shares) if isinstance(shares, int) else np.array(shares)
+    for rng in (None, np.random.default_rng(0)):
+        part = _splitting.deal(columns, len(codes[0]), shares, None, rng)
+        assert deviation(codes, part, fractions).max() <= 3
+        assert deviation([_splitting._joint(codes)], part, fractions).max() < 1
+        assert np.abs(np.bincount(part) - len(part) * fractions).max() < (1 if isinstance(shares, int) else 2)
+
+
 def test_a_study_is_split_so_that_no_part_deviates():
     table = patients(1500)
     for parts in RotatingKFold(random_state=0).split(table["age"], stratify=table):

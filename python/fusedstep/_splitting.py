@@ -35,15 +35,17 @@ def deal(
     rng : Generator or None
         None keeps the order of samples.
     """
-    n_parts = shares if isinstance(shares, int) else len(shares)
-    fractions = [1 / n_parts] * n_parts if isinstance(shares, int) else shares
+    if isinstance(shares, int):
+        shares = [1 / shares] * shares
     codes = [column.values for column in columns] or [np.zeros(n_samples, np.int64)]
     if groups is not None:
-        return deal_groups(groups, codes, fractions, rng)
+        return deal_groups(groups, codes, shares, rng)
+    if len(codes) == 1:
+        return deal_shares(codes[0], shares, rng)
     cells = _joint(codes)
-    if len(codes) > 1 and np.bincount(cells).min() < n_parts:
-        return deal_iteratively(codes, fractions, rng)
-    return deal_evenly(cells, n_parts, rng) if isinstance(shares, int) else deal_shares(cells, shares, rng)
+    if np.bincount(cells).min() < len(shares):
+        return deal_iteratively(codes, shares, rng)
+    return deal_shares(cells, shares, rng, codes)
 
 
 def warn_of_small_classes(
@@ -79,33 +81,32 @@ def group_indices(where: str, groups, n_samples: int, n_parts: int) -> np.ndarra
     return index
 
 
-def deal_evenly(classes: np.ndarray, n_parts: int, rng: np.random.Generator | None) -> np.ndarray:
-    """A part for each sample. Parts differ by at most one sample, over all and in each class.
-
-    The classes are dealt one after another, each starting where the one before ended. Without `rng` the samples
-    of a class keep their order: one class alone gives contiguous blocks.
-    """
-    parts = np.empty(len(classes), np.int64)
-    start = 0
-    for members in _members(classes, rng):
-        parts[members] = np.sort(np.arange(start, start + len(members)) % n_parts)
-        start += len(members)
-    return parts
-
-
-def deal_shares(classes: np.ndarray, shares: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+def deal_shares(
+    classes: np.ndarray,
+    shares: Sequence[float],
+    rng: np.random.Generator | None,
+    columns: Sequence[np.ndarray] = (),
+) -> np.ndarray:
     """A part for each sample. In each class, a part's count is less than one away from its share.
 
     Each class gets the whole part of its quota (largest-remainder method). What remains of it goes to the parts
-    that lag furthest behind over all classes so far, so that the sizes of the parts come out right as well.
+    that lag furthest behind over all classes so far, so that the sizes of the parts come out right as well: parts of
+    equal shares differ by at most one sample. Of `columns`, whose joint cells the classes are, the values count too:
+    dealt by the sizes alone, the cells of one value could all give their remainders to the same part. Without `rng`
+    the samples of a class keep their order: one class alone gives contiguous blocks.
     """
     parts = np.empty(len(classes), np.int64)
     shares = np.asarray(shares)
     lag = np.zeros(len(shares))
+    lags = [np.zeros((codes.max() + 1, len(shares))) for codes in columns]
+    # As much as all columns together; of equal shares the columns break ties.
+    weight = max(1, len(columns)) if np.ptp(shares) else 1e6
     for members in _members(classes, rng):
+        behind = [lag_of[codes[members[0]]] for lag_of, codes in zip(lags, columns, strict=True)]
         quota = len(members) * shares
-        counts = round_quota(quota, len(members), lag)
-        lag += quota - counts
+        counts = round_quota(quota, len(members), sum(behind, weight * lag.round(9)))
+        for some in (lag, *behind):
+            some += quota - counts
         parts[members] = np.repeat(np.arange(len(shares)), counts)
     return parts
 

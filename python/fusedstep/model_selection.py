@@ -70,8 +70,8 @@ class RotatingKFold:
 
         Without groups, folds differ by at most one sample, over all and in each class of a single column. Several
         columns are dealt by their joint cells where each has at least `n_splits` members, otherwise by iterative
-        stratification (Sechidis, Tsoumakas & Vlahavas 2011, algorithm 1), which keeps the share of each column's
-        values to two or three samples.
+        stratification (Sechidis, Tsoumakas & Vlahavas 2011, algorithm 1). Either keeps the share of each column's
+        values to about three samples, and the first that of each joint cell to one.
 
         Parameters
         ----------
