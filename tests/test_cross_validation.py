@@ -1,7 +1,9 @@
+import multiprocessing
 import os
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import small_problem as small
 from fusedstep import get_num_threads, nn, optim, set_num_threads
 from fusedstep._blas import blas_threads
 from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping
+from fusedstep.cross_validation.rounds import Task
 from fusedstep.model_selection import RotatingKFold, cross_validate
 from fusedstep.training import evaluate
 
@@ -94,6 +97,63 @@ def test_processes_do_not_change_the_rows():
         [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=120
     )
     assert result.stdout.strip() == "same", result.stderr
+
+
+class Unpicklable:
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, samples):
+        return X[samples]
+
+    def __reduce__(self):
+        raise TypeError("h5py objects cannot be pickled")
+
+
+def test_backends_of_joblib():
+    """Of processes that give all rounds at once, as Ray's, and of threads, which nothing is sent to."""
+    joblib = pytest.importorskip("joblib")
+    expected = validate(cv=3).rows
+    if "fork" in multiprocessing.get_all_start_methods():
+        with joblib.parallel_config(backend="multiprocessing"):
+            assert validate(cv=3, n_jobs=2).rows == expected
+    with joblib.parallel_config(backend="threading"):
+        assert validate(Unpicklable(), cv=3, n_jobs=2).rows == expected
+    with pytest.raises(TypeError, match=r"\[cross_validate\] with 'n_jobs' all arguments must .* be pickled"):
+        validate(Unpicklable(), cv=3, n_jobs=2)
+
+
+def test_rounds_in_threads_leave_the_threads_of_the_kernels(monkeypatch):
+    joblib = pytest.importorskip("joblib")
+    begun, done, run = threading.Event(), threading.Event(), Task.run
+
+    def first_begins_and_ends_before_the_others(task, number, *rest, **options):
+        if number > 1:
+            begun.wait(30)
+        result = run(task, number, *rest, **options)
+        if number == 1:
+            done.set()
+        return result
+
+    class Wait(Callback):
+        def __init__(self, fold):
+            self.fold = fold
+
+        def on_train_begin(self, run):
+            begun.set()
+            if self.fold > 1:
+                done.wait(30)
+
+    monkeypatch.setattr(Task, "run", first_begins_and_ends_before_the_others)
+    before = get_num_threads()
+    set_num_threads(8)
+    try:
+        available = get_num_threads()
+        with joblib.parallel_config(backend="threading"):
+            validate(cv=3, n_jobs=3, callbacks=Wait)
+        assert get_num_threads() == available
+    finally:
+        set_num_threads(before)
 
 
 def test_each_model_has_its_own_seed():
@@ -199,6 +259,11 @@ def test_blas_threads_are_set_and_put_back():
         ({"metrics": ["f2"]}, ValueError, "must be one of 'accuracy'"),
         ({"epochs": 0}, ValueError, "'epochs'"),
         ({"stratify": [1]}, ValueError, "'stratify'"),
+        ({"random_state": "a"}, TypeError, r"\[cross_validate\] 'random_state' must be an integer but got 'a'"),
+        ({"random_state": -1}, ValueError, r"\[cross_validate\] 'random_state' must be in \[0"),
+        ({"n_jobs": 2.5}, TypeError, r"\[cross_validate\] 'n_jobs' must be an integer but got 2.5"),
+        ({"blas_threads": 0}, ValueError, r"\[cross_validate\] 'blas_threads' must be in \[1"),
+        ({"trusted": "my.Type"}, TypeError, r"\[cross_validate\] 'trusted' must be a sequence of names"),
     ],
 )
 def test_wrong_input(options, error, message):

@@ -169,6 +169,10 @@ def test_transformers_come_back(tmp_path):
             assert a is not b and (a.mean_ == b.mean_).all()
 
 
+def test_a_random_state_of_numpy(tmp_path):
+    assert_same(validate(folder=tmp_path / "cv", random_state=np.int64(1)), validate(folder=tmp_path / "cv"))
+
+
 def test_without_a_random_state_that_of_the_folder_goes_on(tmp_path):
     first = validate(folder=tmp_path / "cv", random_state=None)
     assert_same(validate(folder=tmp_path / "cv", random_state=None), first)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from .._extras import require
 from .._training_checks import refuse_nonfinite
 from ..callbacks import Checkpoint
 from ..data.sources import Samples, Source, as_samples, is_on_disk
+from ..reference.scalars import check_integer
 from .folder import FoldFolder
 from .result import CrossValidationResult
 from .rounds import Round, Task, as_list
@@ -126,8 +128,12 @@ def cross_validate(
         if transformer is None and not isinstance(samples, Source):
             refuse_nonfinite(where, name, samples)
     metrics = _metrics.resolve(metrics)
-    if n_jobs == 0:
+    if n_jobs is not None and check_integer(where, "n_jobs", n_jobs, -(2**31)) == 0:
         raise ValueError(f"[{where}] 'n_jobs' must be a number of processes, or negative as in joblib, but got 0")
+    if blas_threads is not None:
+        blas_threads = check_integer(where, "blas_threads", blas_threads, 1)
+    if isinstance(trusted, str):
+        raise TypeError(f"[{where}] 'trusted' must be a sequence of names but got {trusted!r}")
     kept = None if folder is None else FoldFolder(Path(folder), tuple(trusted))
     seeds = _seed_sequence(random_state, kept)
     folds = list(_splitter(cv, seeds).split(X, y, groups, stratify=stratify))
@@ -151,8 +157,12 @@ def cross_validate(
         fit_options,
     )
     jobs = [(k + 1, fold, _fold_seed(seeds)) for k, fold in enumerate(folds)]
+    before = backend.get_num_threads()
     with _blas_threads(blas_threads):
-        rounds = list(_serial(task, jobs) if n_jobs in (None, 1) else _parallel(task, jobs, workers))
+        try:
+            rounds = list(_serial(task, jobs) if n_jobs in (None, 1) else _parallel(task, jobs, workers))
+        finally:
+            backend.set_num_threads(before)  # rounds in threads of this process put back what others had set
     predictions = np.empty((len(X), *rounds[0].outputs.shape[1:]), rounds[0].outputs.dtype)
     for (_, _, test), done in zip(folds, rounds, strict=True):
         predictions[test] = done.outputs
@@ -187,11 +197,20 @@ def _serial(task: Task, jobs) -> Iterator[Round]:
 
 def _parallel(task: Task, jobs, workers: int) -> Iterator[Round]:
     joblib = require("joblib", extra="sklearn")
-    rounds = joblib.Parallel(n_jobs=workers, return_as="generator")(
-        joblib.delayed(task.run)(*job, progress=False) for job in jobs
-    )
+    try:
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
+    except ValueError:  # processes of multiprocessing, and so Ray's, give all rounds at once
+        parallel = joblib.Parallel(n_jobs=workers)
     hidden = not task.fit_options.get("progress", True)
-    return iter(tqdm(rounds, total=len(jobs), disable=hidden, unit="fold"))
+    try:
+        rounds = parallel(joblib.delayed(task.run)(*job, progress=False) for job in jobs)
+        yield from tqdm(rounds, total=len(jobs), disable=hidden, unit="fold")
+    except pickle.PicklingError as error:
+        raise TypeError(
+            "[cross_validate] with 'n_jobs' all arguments must be such that they can be pickled, which an HDF5 dataset "
+            "cannot: give a class with slices that opens the file itself, or threads, "
+            f"joblib.parallel_config(backend='threading'): {error}"
+        ) from error
 
 
 def _splitter(cv, seeds: np.random.SeedSequence):
@@ -212,7 +231,9 @@ def _splitter(cv, seeds: np.random.SeedSequence):
 def _seed_sequence(random_state, kept: FoldFolder | None) -> np.random.SeedSequence:
     if isinstance(random_state, np.random.Generator):
         random_state = int(random_state.integers(2**63))
-    if random_state is None and kept is not None:
+    elif random_state is not None:
+        random_state = check_integer("cross_validate", "random_state", random_state, 0, 128)
+    elif kept is not None:
         random_state = kept.random_state()
     return np.random.SeedSequence(random_state)
 
