@@ -9,6 +9,8 @@ import textwrap
 import numpy as np
 import pytest
 
+from fusedstep import backend
+
 SAMPLES, FEATURES = 131072, 16384  # 8 GiB of float32
 LIMIT = 3 << 29
 
@@ -28,6 +30,7 @@ def large_file(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(backend.info()["backend"] == "reference", reason="takes minutes without the compiled module")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_8_gib_train_in_1_5_gib(large_file):
     code = f"""
