@@ -13,7 +13,7 @@ from fusedstep import _files, nn, optim
 from fusedstep._files import atomic_write
 from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping
 from fusedstep.callbacks import checkpoint as checkpoint_callback
-from fusedstep.checkpoint import _crc32, load_checkpoint, save_checkpoint
+from fusedstep.checkpoint import TrainingState, _crc32, load_checkpoint, save_checkpoint
 from fusedstep.history import History
 from fusedstep.optim import schedules
 from fusedstep.training import fit
@@ -352,3 +352,50 @@ def test_atomic_write(tmp_path, monkeypatch):
         monkeypatch.setattr(_files.os, name, lambda *a, f=original, n=name: (order.append(n), f(*a))[1])
     atomic_write(path, b"newer")
     assert order[:2] == ["fsync", "replace"]
+
+
+class Keeps(Callback):
+    def __init__(self, state):
+        self.state = state
+
+    def state_dict(self):
+        return self.state
+
+
+def keep(path, state):
+    model = small.model()
+    save_checkpoint(path, model, small.adam(model), history=History(), callbacks=[Keeps(state)])
+    return TrainingState.read(path).callbacks[0][1]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"big-endian": np.arange(3, dtype=">f4"), "complex": np.array([1j], np.complex64)},
+        {1: np.arange(2), "1": np.arange(3), "a/b": np.arange(4), "a": {"b": np.arange(5)}},
+        {"empty": np.zeros((0, 3)), "0-d": np.array(5.0), "half": np.ones(2, np.float16)},
+        {"columns": np.asfortranarray(np.arange(6).reshape(2, 3)), "bool": np.array([True])},
+        {None: float("inf"), 1.5: 2**100, True: ("\ud800", [np.float32(0.1), np.True_])},
+        np.random.default_rng(0).bit_generator.state,
+    ],
+    ids=str,
+)
+def test_states_of_callbacks_come_back(state, tmp_path):
+    np.testing.assert_equal(keep(tmp_path / "run", state), state)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"a": np.array(["x"])}, "cannot keep 'callback 0/a': ndarray of <U1"),
+        ({"a": [np.array([None])]}, "cannot keep 'callback 0/a/0': ndarray of object"),
+        ({"a": np.longdouble(1)}, "cannot keep 'callback 0/a': longdouble"),
+        ({"a": np.datetime64("2020-01-01")}, "cannot keep 'callback 0/a': date"),
+        ({"a": {1}}, "cannot keep 'callback 0/a': set"),
+        ({(1, 2): 3}, r"cannot keep 'callback 0': a dict with the key \(1, 2\)"),
+    ],
+)
+def test_states_that_cannot_be_kept(state, message, tmp_path):
+    with pytest.raises(TypeError, match=rf"\[save_checkpoint\] .*({message})"):
+        keep(tmp_path / "run", state)
+    assert not (tmp_path / "run").exists()

@@ -122,7 +122,8 @@ def save_checkpoint(
     Raises
     ------
     TypeError
-        A state holds something that is neither an array, a number, a string, None, nor a dict or list of these.
+        A state holds something that is neither an array of numbers, a number, a string, None, nor a dict or list of
+        these.
     OSError
         The file cannot be written.
     """
@@ -218,19 +219,25 @@ def _crc32(content: str, tensors: dict[str, np.ndarray]) -> str:
 
 def _pack(value, name: str, tensors: dict[str, np.ndarray]):
     """`value` as JSON, with its arrays moved to `tensors` and replaced by their names there."""
-    if isinstance(value, np.ndarray):
-        tensors[name] = np.array(value, order="C")
-        return {"array": name}
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" and value.dtype.itemsize <= 8:
+        while name in tensors:  # the keys 1 and "1" make one name
+            name += "'"
+        tensors[name] = np.array(value, value.dtype.newbyteorder("="), order="C")
+        return {"array": name}
     if isinstance(value, dict):
+        odd = [key for key in value if key is not None and not isinstance(key, (bool, int, float, str))]
+        if odd:
+            raise TypeError(f"[save_checkpoint] cannot keep {name!r}: a dict with the key {odd[0]!r}")
         return {"dict": [[key, _pack(item, f"{name}/{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [_pack(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"[save_checkpoint] cannot keep {name!r}: {type(value).__name__}")
+    kind = f"{type(value).__name__}{f' of {value.dtype}' if isinstance(value, np.ndarray) else ''}"
+    raise TypeError(f"[save_checkpoint] cannot keep {name!r}: {kind}")
 
 
 def _unpack(value, tensors: dict[str, np.ndarray]):
