@@ -110,6 +110,22 @@ def test_several_numbers():
     assert model.predict(X).shape == (80, 2) and model.score(X, X[:, :2]) > 0.8
 
 
+@pytest.mark.parametrize("kind, y", [(MLPClassifier, INDICATORS), (MLPRegressor, X[:, :2])])
+def test_columns_of_targets_in_any_memory_order(kind, y):
+    turned = np.asfortranarray(y)  # as pandas keeps them
+    options = {"max_iter": 3, "random_state": 0}
+    for early_stopping in (False, True):
+        one, other = (kind(early_stopping=early_stopping, **options).fit(X, t) for t in (y, turned))
+        assert same(one, other)
+    assert same(*(kind(**options).fit(X, y, validation=(X, t)) for t in (y, turned)))
+    assert same(*(kind(**options).partial_fit(X, t) for t in (y, turned)))
+
+
+def test_a_single_callback_needs_no_list():
+    model = MLPClassifier(callbacks=fs.callbacks.EarlyStopping(2, monitor="train_loss"), **QUICK)
+    assert clone(model).fit(X, TWO).n_iter_ == model.fit(X, TWO).n_iter_
+
+
 def test_the_poisson_loss_predicts_what_is_positive_and_refuses_what_is_negative():
     model = MLPRegressor("poisson", **QUICK).fit(X, np.exp(X[:, 0]))
     assert (model.predict(X) > 0).all() and model.out_activation_ == "exp" and model.score(X, np.exp(X[:, 0])) > 0.7

@@ -20,7 +20,7 @@ from ..training import fit, predict
 from .convergence import Convergence, InverseScaling
 from .network import WHOLE_RUN, dense_parameters, make_layers, make_model, make_optimizer, starting_values
 from .objective import L2Penalty
-from .parameters import check_parameters, hidden_layers
+from .parameters import as_callbacks, check_parameters, hidden_layers
 
 
 def goes_on(estimator) -> bool:
@@ -146,7 +146,7 @@ class BaseMLP(BaseEstimator, ABC):
             None if held_out is None else _given(held_out),
             epochs=1 if incremental else self.max_iter,
             metrics=() if held_out is None else (self._metric(held_out, kind),),
-            callbacks=[*callbacks, convergence, *self.callbacks],
+            callbacks=[*callbacks, convergence, *as_callbacks(where, self.callbacks)],
             progress=bool(self.verbose),
         )
         if not all(np.isfinite(values).all() for values in model.state_dict().values()):

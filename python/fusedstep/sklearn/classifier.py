@@ -83,7 +83,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         ``{class: weight}``, 1 for those that it does not name; "balanced" makes all classes count the same.
     device : str, default="cpu"
         "cpu", "cuda" or "cuda:<index>", where the model is trained and stays; X, y and predictions are NumPy's.
-    callbacks : sequence of fusedstep.callbacks.Callback, default=()
+    callbacks : Callback or sequence of fusedstep.callbacks.Callback, default=()
     max_norm : float or None, default=None
         Clip the gradients to this global norm.
 
@@ -256,7 +256,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self._require_indicators(y)
         if y.shape[1] != len(kind["classes_"]):
             raise ValueError(f"[MLPClassifier] y must have {len(kind['classes_'])} columns but has {y.shape[1]}")
-        return y.astype(dtype)
+        return y.astype(dtype, order="C")
 
     def _loss(self, kind):
         if kind["out_activation_"] == "softmax":

@@ -131,7 +131,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         }
 
     def _encode(self, y, kind, dtype):
-        target = y.reshape(len(y), -1).astype(dtype)
+        target = y.reshape(len(y), -1).astype(dtype, order="C")
         if target.shape[1] != kind["n_outputs_"]:
             raise ValueError(
                 f"[MLPRegressor] y must have as many outputs as before, {kind['n_outputs_']}, but has {target.shape[1]}"
