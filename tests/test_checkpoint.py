@@ -14,6 +14,7 @@ from fusedstep._files import atomic_write
 from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping
 from fusedstep.callbacks import checkpoint as checkpoint_callback
 from fusedstep.checkpoint import TrainingState, _crc32, load_checkpoint, save_checkpoint
+from fusedstep.data import MiniBatches
 from fusedstep.history import History
 from fusedstep.optim import schedules
 from fusedstep.training import fit
@@ -352,6 +353,22 @@ def test_atomic_write(tmp_path, monkeypatch):
         monkeypatch.setattr(_files.os, name, lambda *a, f=original, n=name: (order.append(n), f(*a))[1])
     atomic_write(path, b"newer")
     assert order[:2] == ["fsync", "replace"]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_another_number_of_accumulated_batches_is_refused(accumulate, tmp_path):
+    path = tmp_path / "run.safetensors"
+    train(1, callbacks=[Checkpoint(path)], accumulate=3)
+    with pytest.raises(ValueError, match=f"run.safetensors: was saved with accumulate=3 but fit got .*={accumulate}"):
+        train(2, callbacks=[Checkpoint(path)], accumulate=accumulate, resume=path)
+
+
+def test_a_checkpoint_without_progress_is_refused(tmp_path):
+    path, (X, y) = tmp_path / "run.safetensors", small.data()
+    model = small.model()
+    save_checkpoint(path, model, small.adam(model), history=History(), data=MiniBatches(X[:40], y[:40], batch_size=7))
+    with pytest.raises(ValueError, match=r"run\.safetensors: does not tell how far its epoch was"):
+        train(2, resume=path)
 
 
 class Keeps(Callback):

@@ -268,6 +268,8 @@ DOUBLE = X.astype(np.float64)
         ({"train": (X, Y, -np.ones(8))}, ValueError, "'train weights' must be finite and not negative"),
         ({"train": (X, Y, np.zeros(8))}, ValueError, "not all zero"),
         ({"train": (X, Y, np.ones((8, 1)))}, ValueError, "one number a sample"),
+        ({"train": (X, Y, ["1"] * 8)}, TypeError, "'train weights' must be real numbers but has dtype <U1"),
+        ({"train": (X, Y, np.ones(8, complex))}, TypeError, "'train weights' must be real numbers"),
         ({"train": (DOUBLE, Y)}, TypeError, "float32"),
         ({"validation": (DOUBLE, Y)}, TypeError, "float32"),
         ({"validation": (X[:, :1], Y)}, ValueError, "features"),
@@ -399,7 +401,12 @@ def test_class_weights_are_sample_weights():
 
 @pytest.mark.parametrize(
     ("class_weight", "match"),
-    [("even", "must be 'balanced' or a dict"), ({5: 1.0}, "names the class 5"), ({0: -1.0}, "finite and not negative")],
+    [
+        ("even", "must be 'balanced' or a dict"),
+        ({5: 1.0}, "names the class 5"),
+        ({0: -1.0}, "finite and not negative"),
+        ({0: 0.0, 1: 0}, r"\[fit\] 'class_weight' must be finite .* not all zero"),
+    ],
 )
 def test_wrong_class_weights(class_weight, match):
     X, y = small.data()
@@ -408,6 +415,54 @@ def test_wrong_class_weights(class_weight, match):
     with pytest.raises(ValueError, match=match):
         fit(model, small.adam(model), small.LOSS, (X, y), epochs=1, class_weight=class_weight, progress=False)
     assert small.state(model) == before
+
+
+@pytest.mark.parametrize(("class_weight", "own"), [({0: 0.0}, Y == 0), ({1: 1e300}, np.full(8, 1e300))])
+def test_class_weights_that_leave_no_weights(class_weight, own):
+    with pytest.raises(
+        ValueError, match=r"'class_weight' times the weights of the samples must be finite .* not all zero"
+    ):
+        train(1, train=(X, Y, own), class_weight=class_weight)
+
+
+def test_metrics_that_fail_on_a_few_samples():
+    """Every other of 2048 samples has one class; the first 1024 on disk, too."""
+
+    def of_two_classes(target, output):
+        if len(np.unique(target)) < 2:
+            raise ValueError("one class")
+        return len(target)
+
+    class OnDisk:
+        def __len__(self):
+            return 2048
+
+        def __getitem__(self, samples):
+            return x[samples]
+
+    x, y = np.tile(small.data(1)[0], (2048, 1)), np.arange(2048) % 2
+    for validation in ((x, y), (OnDisk(), np.sort(y))):
+        model = small.model()
+        options = {"epochs": 1, "metrics": of_two_classes, "progress": False}
+        history = fit(model, small.adam(model), small.LOSS, small.data(), validation, **options)
+        assert history.rows[0]["validation_of_two_classes"] == 2048
+        before = small.state(model)
+        with pytest.raises(ValueError, match="one class"):
+            fit(model, small.adam(model), small.LOSS, small.data(), (validation[0], 0 * y), **options)
+        assert small.state(model) == before
+
+
+def test_batches_may_start_within_an_epoch():
+    positions = []
+
+    class Positions(Callback):
+        def on_batch_end(self, run):
+            positions.append((run.batch_index, run.progress.position))
+
+    batches = MiniBatches(*small.data(40), batch_size=8)
+    batches.load_state_dict(batches.state_dict(position=3))
+    train(1, train=batches, callbacks=[Positions()])
+    assert positions == [(3, 4), (4, 5)]
 
 
 def test_averages_are_judged_and_left_in_the_model():

@@ -29,7 +29,8 @@ def class_weights(where: str, class_weight, y, weights=None) -> np.ndarray:
     else:
         raise ValueError(f"[{where}] 'class_weight' must be 'balanced' or a dict of weights but got {class_weight!r}")
     result = by_class[index.reshape(-1)]
-    return result if weights is None else result * as_host(weights)
+    with np.errstate(over="ignore"):  # what is not finite is refused by the caller
+        return result if weights is None else result * as_host(weights)
 
 
 def _weight(where: str, key, value) -> float:

@@ -87,10 +87,13 @@ class Progress:
     losses : Mean
     lr : float or None
         Of the epoch's last step so far; on a GPU it may be an array that nobody has read.
+    accumulate : int
+        Batches in a step.
     gradients : GradientSum
     """
 
-    def __init__(self, model):
+    def __init__(self, model, accumulate: int = 1):
+        self.accumulate = accumulate
         self.gradients = GradientSum(model)
         self.forget()
 
@@ -103,6 +106,7 @@ class Progress:
             "loss_total": float(self.losses.total),
             "loss_weight": float(self.losses.weight),
             "lr": None if self.lr is None else float(self.lr),
+            "accumulate": self.accumulate,
             "gradients": self.gradients.state_dict(),
         }
 
@@ -113,7 +117,7 @@ class Progress:
         self.gradients.load_state_dict(state["gradients"])
 
 
-def run_epochs(run: Run, epochs: int, accumulate: int, validate: Callable[[], dict] | None, progress) -> None:
+def run_epochs(run: Run, epochs: int, validate: Callable[[], dict] | None, progress) -> None:
     """Train until `epochs` epochs are done, or something ends the run."""
     title = progress if isinstance(progress, str) else None
     total, done = epochs * len(run.batches), run.epoch * len(run.batches) + run.progress.position
@@ -126,7 +130,7 @@ def run_epochs(run: Run, epochs: int, accumulate: int, validate: Callable[[], di
                 if not run.progress.position:
                     for callback in run.callbacks:
                         callback.on_epoch_begin(run)
-                if not _train_epoch(run, accumulate, bar):
+                if not _train_epoch(run, bar):
                     return
                 row = {"epoch": run.epoch, "train_loss": run.progress.losses.value}
                 if validate is not None:
@@ -142,14 +146,14 @@ def run_epochs(run: Run, epochs: int, accumulate: int, validate: Callable[[], di
             run.history.interrupted = True
 
 
-def _train_epoch(run: Run, accumulate: int, bar) -> bool:
+def _train_epoch(run: Run, bar) -> bool:
     """Train what is left of an epoch; False when it was broken off."""
-    state = run.progress
+    state, accumulate = run.progress, run.progress.accumulate
     totals = run.batches.totals(host_weights(run.batches.arrays))
     device = get_device(run.model.device)
     shown = time.perf_counter()
     with closing(batches_on(device, run.batches, finite_on_disk("train"))) as batches:
-        for index, (batch, total) in enumerate(zip(batches, totals, strict=True), start=state.position):
+        for index, (batch, total) in enumerate(zip(batches, totals, strict=True), start=run.batches.position):
             run.batch_index, run.batch = index, batch
             if total:  # otherwise no sample has a weight above 0: there is neither loss nor gradient
                 _forward_and_backward(run, batch)
@@ -159,7 +163,7 @@ def _train_epoch(run: Run, accumulate: int, bar) -> bool:
                 if accumulate > 1:
                     state.gradients.add(total)
                 if accumulate == 1 or state.gradients.batches == accumulate:
-                    _step(run, accumulate)
+                    _step(run)
             state.position = index + 1
             bar.update()
             if (
@@ -174,7 +178,7 @@ def _train_epoch(run: Run, accumulate: int, bar) -> bool:
             if run.history.interrupted or run.stop:
                 return False
     if state.gradients.batches:
-        _step(run, accumulate)
+        _step(run)
     return True
 
 
@@ -188,8 +192,8 @@ def _forward_and_backward(run: Run, batch: tuple) -> None:
         callback.before_step(run)
 
 
-def _step(run: Run, accumulate: int) -> None:
-    if accumulate > 1:
+def _step(run: Run) -> None:
+    if run.progress.accumulate > 1:
         run.progress.gradients.give()
     run.progress.lr = run.optimizer.lr
     run.optimizer.step()

@@ -26,7 +26,7 @@ def check_arrays(name: str, data, where: str = "fit") -> tuple[np.ndarray, ...]:
     arrays = tuple(as_samples(array) for array in arrays)
     _checks.same_length(where, {f"{name} {part}": a for part, a in zip(_PARTS, arrays, strict=False)})
     if len(arrays) == 3:
-        _check_weights(f"[{where}] '{name} weights'", as_host(arrays[2]))
+        check_weights(f"[{where}] '{name} weights'", as_host(arrays[2]))
     return arrays
 
 
@@ -56,7 +56,10 @@ def refuse_nonfinite(where: str, name: str, array, first: int = 0) -> None:
         raise ValueError(f"[{where}] '{name}' holds NaN or infinity, first in sample {first + index}")
 
 
-def _check_weights(name: str, weights: np.ndarray) -> None:
+def check_weights(name: str, weights: np.ndarray) -> None:
+    """Raise for what are no weights of samples, `name` in the message."""
+    if weights.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be real numbers but has dtype {weights.dtype}")
     if weights.ndim != 1:
         raise ValueError(f"{name} must be one number a sample but has shape {weights.shape}")
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):

@@ -16,7 +16,7 @@ from . import metrics as _metrics
 from ._class_weight import class_weights
 from ._device import as_host, get_device, host_copy, loss_value
 from ._loop import Mean, Progress, averaged, host_weights, run_epochs
-from ._training_checks import check_arrays, check_finite, check_objects, finite_on_disk, try_out
+from ._training_checks import check_arrays, check_finite, check_objects, check_weights, finite_on_disk, try_out
 from ._transfer import batches_on
 from .callbacks import Callback
 from .checkpoint import TrainingState
@@ -169,8 +169,8 @@ def fit(
     TypeError, ValueError
         An argument is wrong, X or y holds NaN or infinity, a label is no class of the model, or a batch would be too
         small for batch normalization or too large for the memory (the message says how large one can be). All are
-        checked, and two samples of each data set are tried, before the model is changed; what is on disk is checked
-        when it is read.
+        checked, and two samples of each data set and the metrics are tried, before the model is changed; what is on
+        disk is checked when it is read.
 
     Examples
     --------
@@ -197,14 +197,14 @@ def fit(
         raise ValueError("[fit] 'metrics' are computed on validation data, but 'validation' is None")
     accumulate = check_integer("fit", "accumulate", accumulate, 1)
     run.averaged = _judges_averages(validate_averages, optimizer, held_out)
-    run.progress = Progress(model)
+    run.progress = Progress(model, accumulate)
     _check_shape(model, batches)
     for name, arrays in (("train", batches.arrays), ("validation", held_out)):
         if arrays is not None:
             check_finite(name, *arrays[:2])
             try_out(model, loss, name, *arrays)
     if measured:
-        _evaluate(model, loss, _some(held_out), measured, None, None)
+        _try_metrics(model, loss, held_out, measured)
     check_batch_fits(model, batches.arrays[0].shape[1:], batches.largest)
     for callback in run.callbacks:
         callback.on_train_begin(run)
@@ -217,7 +217,7 @@ def fit(
             return _evaluate(model, loss, held_out, measured, None, finite_on_disk("validation"))
 
     with device.active():
-        run_epochs(run, epochs, accumulate, None if held_out is None else validate, progress)
+        run_epochs(run, epochs, None if held_out is None else validate, progress)
     if run.averaged:
         model.load_state_dict(run.model_state())
     for callback in run.callbacks:
@@ -258,11 +258,15 @@ def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | N
     return _evaluate(model, loss, arrays, _metrics.resolve(metrics), batch_size, finite_on_disk("data", "evaluate"))
 
 
-def _some(arrays) -> list:
-    """Samples to try metrics on, before training has cost anything: from all parts of a set in memory."""
+def _try_metrics(model, loss, arrays, measured) -> None:
+    """Raise what metrics would raise after the first epoch, before training has cost anything."""
     on_disk = any(isinstance(array, Source) for array in arrays)
     step = -(-len(arrays[0]) // _EVALUATION_BATCH)
-    return [array[:_EVALUATION_BATCH] if on_disk else array[::step] for array in arrays]
+    some = [array[:_EVALUATION_BATCH] if on_disk else array[::step] for array in arrays]
+    try:
+        _evaluate(model, loss, some, measured, None, None)
+    except Exception:  # all samples decide: a few may lack a class
+        _evaluate(model, loss, arrays, measured, None, finite_on_disk("validation"))
 
 
 def _evaluate(model, loss, arrays, measured, batch_size: int | None, look: Callable | None) -> dict:
@@ -291,7 +295,8 @@ def predict(model, X, *, batch_size: int | None = None) -> np.ndarray:
     X may be all that `fit` takes; `batch_size` is as for `evaluate`.
     """
     batches = _in_order_of_samples(model, [as_samples(X)], batch_size)
-    return np.concatenate([as_host(model.predict(x)) for (x,) in batches_on(get_device(model.device), batches)])
+    with closing(batches_on(get_device(model.device), batches)) as on_device:
+        return np.concatenate([as_host(model.predict(x)) for (x,) in on_device])
 
 
 def _in_order_of_samples(model, arrays, batch_size: int | None) -> MiniBatches:
@@ -307,6 +312,13 @@ def _resume(run: Run, path) -> None:
     names = [type(callback).__name__ for callback in run.callbacks]
     if saved != names:
         raise ValueError(f"{os.fspath(path)}: was saved with callbacks {saved} but fit got {names}")
+    if state.progress is None:
+        raise ValueError(f"{os.fspath(path)}: does not tell how far its epoch was, as files of callbacks.Checkpoint do")
+    kept = state.progress.get("accumulate", run.progress.accumulate)
+    if kept != run.progress.accumulate:
+        raise ValueError(
+            f"{os.fspath(path)}: was saved with accumulate={kept} but fit got accumulate={run.progress.accumulate}"
+        )
     try:
         for callback, (_, callback_state) in zip(run.callbacks, state.callbacks, strict=True):
             callback.load_state_dict(callback_state)
@@ -344,7 +356,9 @@ def _training_batches(train, class_weight, options: dict) -> MiniBatches:
     if isinstance(train, MiniBatches):
         raise TypeError("[fit] 'class_weight' needs 'train' as (X, y); MiniBatches take weights as their third array")
     x, y, *own = arrays
-    return MiniBatches(x, y, class_weights("fit", class_weight, y, *own), **options)
+    weights = class_weights("fit", class_weight, y, *own)
+    check_weights(f"[fit] 'class_weight'{' times the weights of the samples' if own else ''}", weights)
+    return MiniBatches(x, y, weights, **options)
 
 
 def _check_shape(model, batches: MiniBatches) -> None:
