@@ -208,6 +208,21 @@ def test_a_split_of_samples_on_disk_reads_nothing(stored):
     np.testing.assert_array_equal(predict(model, parts[2]), predict(model, expected[2]))
 
 
+def test_a_subset_is_read_a_part_at_a_time():
+    """Not its whole span at once, where samples are small, and no chunk twice."""
+    source = Slices(np.arange(2_000_000, dtype=np.float64).reshape(-1, 2))
+    part = Source(source, np.arange(0, 1_000_000, 1000))
+    assert (part[:][:, 0] == 2 * np.arange(0, 1_000_000, 1000)).all()
+    lengths = [stop - start for start, stop in source.reads]
+    assert max(lengths) <= 2**23 // 16 and len(lengths) < 5
+    source = Slices(np.zeros((1000, 1000)))
+    source.chunks = (100, 1000)
+    part = Source(source, np.arange(0, 1000, 50))
+    source.reads.clear()
+    assert part[:].shape == (20, 1000)
+    assert len({start // 100 for start, _ in source.reads}) == len(source.reads)
+
+
 def test_labels_on_disk_are_read_at_once():
     source = Slices(Y)
     batches = MiniBatches(X, source, batch_size=4)

@@ -9,6 +9,7 @@ import numpy as np
 from .._device import is_cupy
 
 _GAP_BYTES = 1 << 18  # between two samples of a subset; reading over a smaller gap costs less than a second read
+_READ_BYTES = 1 << 23  # of a subset at a time, its gaps included: they may be many times what is wanted
 
 
 class Source:
@@ -80,6 +81,7 @@ class Source:
         chunks = getattr(data, "chunks", None)
         self.chunk = chunks[0] if chunks and isinstance(chunks[0], int) else 1
         self._sample_bytes = max(1, int(np.prod(self.shape[1:])) * dtype.itemsize)
+        self._longest = self.chunk * max(1, _READ_BYTES // (self.chunk * self._sample_bytes))
 
     @property
     def ndim(self) -> int:
@@ -106,8 +108,9 @@ class Source:
         if self._indices is None:
             return self._read(start, stop)
         wanted = self._indices[start:stop]
-        gaps = np.flatnonzero(np.diff(wanted) * self._sample_bytes > _GAP_BYTES) + 1
-        runs = [run for run in np.split(wanted, gaps) if len(run)]
+        far = (np.diff(wanted) * self._sample_bytes > _GAP_BYTES) & (np.diff(wanted // self.chunk) > 0)
+        cuts = np.flatnonzero(far | (np.diff(wanted // self._longest) > 0)) + 1
+        runs = [run for run in np.split(wanted, cuts) if len(run)]
         parts = [self._read(int(run[0]), int(run[-1]) + 1)[run - run[0]] for run in runs]
         return parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *parts])
 
