@@ -139,6 +139,7 @@ def test_categories_are_the_same_in_integers_floats_and_texts():
         ({"X": np.ones((3, 2, 2))}, "array 'X' must have one or two axes but has shape (3, 2, 2)"),
         ({"X": np.float64(1)}, "array 'X' must have one or two axes but has shape ()"),
         ({"X": np.ones((3, 2)), "X_0": np.ones(3)}, "column 'X_0' is there twice"),
+        ({"x": np.ones(3), " x": np.ones(3)}, "column 'x' is there twice"),
         ({"X": np.ones(0)}, "has no rows"),
         ({}, "has no columns"),
     ],
@@ -181,6 +182,8 @@ def test_npz(tmp_path):
     np.savez(path, X=np.ones((2, 2), np.float32), y=np.array([True, False]))
     table = read_table(path)
     assert list(table.columns) == ["X_0", "X_1", "y"] and table.columns["y"].numbers.tolist() == [1, 0]
+    column = read_table(path, text={"y"}).columns["y"]  # as texts of NumPy's and as pandas writes them
+    assert column.categories == ["False", "True"] and column.codes.tolist() == [1, 0]
     np.savez(path, X=np.array([object()]))
     with pytest.raises(ValueError, match=r"data\.npz: not an NPZ file of numbers and texts.*pickle"):
         read_table(path)
@@ -211,9 +214,12 @@ def test_parquet(tmp_path):
         "id": pyarrow.array([2**60, 2**60 + 1, 5]),
         "nothing": pyarrow.nulls(3),
         "when": pyarrow.array([1, 2, 3], pyarrow.timestamp("s")),
+        "yes": pyarrow.array([True, False, None]),
+        "view": pyarrow.array(["x", None, "y"], pyarrow.string_view()),
+        " blank ": pyarrow.array([1, 2, 3]),
     }
     parquet.write_table(pyarrow.table(columns), path)
-    table = read_table(path, text={"id"})
+    table = read_table(path, text={"id", "yes"})
     expected = {
         "i": [1, np.nan, 3],
         "f": [0.5, np.nan, np.nan],
@@ -227,6 +233,9 @@ def test_parquet(tmp_path):
     assert table.columns["d"].categories == ["p", "q"] and table.columns["d"].codes.tolist() == [0, 1, 0]
     assert table.columns["id"].categories == sorted([str(2**60), str(2**60 + 1), "5"])
     assert "timestamp" in table.columns["when"].unusable
+    assert table.columns["yes"].categories == ["False", "True"] and table.columns["yes"].codes.tolist() == [1, 0, -1]
+    assert table.columns["view"].categories == ["x", "y"] and table.columns["view"].codes.tolist() == [0, -1, 1]
+    assert table.columns["blank"].numbers.tolist() == [1, 2, 3]  # as in a CSV file
 
     parquet.write_table(pyarrow.table({"x": pyarrow.array([], pyarrow.string())}), path)
     with pytest.raises(ValueError, match="has no rows"):

@@ -69,18 +69,23 @@ def _read_parquet(path: Path, text: Collection[str]) -> Table:
         content = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a Parquet file, or damaged: {error}") from error
-    names = content.column_names
+    names = [name.strip() for name in content.column_names]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"{path}: column {twice!r} is there twice")
-    return filled(str(path), {name: _parquet_column(name, content.column(name), name in text) for name in names})
+    return filled(
+        str(path), {n: _parquet_column(n, values, n in text) for n, values in zip(names, content.columns, strict=True)}
+    )
 
 
 def _parquet_column(name: str, values, as_text: bool) -> Column:
     import pyarrow
+    import pyarrow.compute
     from pyarrow import types
 
     kind = values.type.value_type if types.is_dictionary(values.type) else values.type
+    if types.is_boolean(kind) and as_text:  # as texts of NumPy's and as pandas writes them
+        return _texts_of(name, pyarrow.compute.if_else(values, "True", "False"), as_text)
     if any(test(kind) for test in (types.is_boolean, types.is_integer, types.is_floating, types.is_decimal)):
         if as_text and types.is_integer(kind):  # a float64 would not hold all of an int64
             return _texts_of(name, values.cast(kind).cast(pyarrow.string()), as_text)
@@ -90,8 +95,8 @@ def _parquet_column(name: str, values, as_text: bool) -> Column:
     if types.is_null(kind):
         n = len(values)
         return Column(name, codes=np.full(n, -1, np.int32)) if as_text else Column(name, numbers=np.full(n, np.nan))
-    if types.is_string(kind) or types.is_large_string(kind):
-        return _texts_of(name, values.cast(kind), as_text)
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return _texts_of(name, values.cast(pyarrow.large_string()), as_text)
     return Column(name, unusable=f"holds {kind}, neither numbers nor texts")
 
 

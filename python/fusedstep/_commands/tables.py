@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -62,8 +63,15 @@ class Table:
             raise ValueError(f"argument {option}: there is no column {name!r}; {near(name, self.columns)}")
         column = self.columns[name]
         if column.unusable:
-            raise ValueError(f"{self.source}: column {name!r} {column.unusable}; leave it out with --drop {name}")
+            raise ValueError(
+                f"{self.source}: column {name!r} {column.unusable}; leave it out with --drop {as_option(name)}"
+            )
         return column
+
+
+def as_option(name: str) -> str:
+    """A name as a shell and the options that take names understand it."""
+    return shlex.quote('"' + name.replace('"', '""') + '"' if "," in name or name.startswith('"') else name)
 
 
 def near(name: str, names: Iterable[str]) -> str:
@@ -86,6 +94,7 @@ def table_of(source: str, arrays: Mapping[str, np.ndarray], text: Collection[str
     columns: dict[str, Column] = {}
     lengths = {}
     for name, array in arrays.items():
+        name = name.strip()
         if array.ndim not in (1, 2):
             raise ValueError(f"{source}: array {name!r} must have one or two axes but has shape {array.shape}")
         lengths[name] = len(array)
@@ -151,7 +160,7 @@ def text_of(value) -> str:
     """Numbers as people write them: the category 1 is the same in integers and in floats."""
     if isinstance(value, bytes):
         return value.decode()
-    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+    if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
 
