@@ -150,6 +150,37 @@ def test_out(runs, tmp_path, capsys):
     assert (code, out) == (2, "") and "does not exist" in err and err.count("\n") == 1
 
 
+def test_out_is_a_folder(runs, tmp_path, capsys):
+    code, out, err = run(capsys, "predict", runs / "one", write(tmp_path / "new.csv", COLUMNS), "--out", tmp_path)
+    assert (code, out, err) == (2, "", f"fusedstep: argument --out: {tmp_path} is a folder, not a file to write to\n")
+
+
+@pytest.mark.parametrize("name", ["one", "numbers"])
+def test_what_the_models_cannot_take_is_refused(name, runs, tmp_path, capsys):
+    new = {key: values[:3] for key, values in COLUMNS.items()} | {"weight": [100, 1e140, 99]}
+    code, out, err = run(capsys, "predict", runs / name, write(tmp_path / "new.csv", new))
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert "new.csv, line 3: the prediction is not finite: a number is too far from those of the training" in err
+
+
+@pytest.mark.parametrize("labels", [("01", "02"), ("True", "False"), (str(2**60), str(2**60 + 1))])
+def test_classes_that_look_like_numbers_are_known_again(labels, tmp_path, capsys):
+    options = ("--categorical", "y", "--no-progress", "--hidden", "4", "--epochs", "2", "--cv", "3")
+    data = write(tmp_path / "data.csv", {"x": range(30), "y": [labels[i % 2] for i in range(30)]})
+    assert run(capsys, "train", data, "--target", "y", *options, "--out", tmp_path / "run")[0] == 0
+    code, out, err = run(capsys, "predict", tmp_path / "run", data)
+    right = np.mean([row["prediction"] == labels[i % 2] for i, row in enumerate(rows(out))])
+    assert code == 0 and err == f"fusedstep: accuracy {right:.4f} of 30 rows\n"
+    if labels[0] == "True":  # CSV has their texts, NPZ themselves
+        np.savez(tmp_path / "data.npz", x=np.arange(30), y=np.arange(30) % 2 == 0)
+        assert run(capsys, "predict", tmp_path / "run", tmp_path / "data.npz") == (code, out, err)
+
+
+def test_the_encoding_of_new_rows(runs, tmp_path, capsys):
+    code, out, err = run(capsys, "predict", runs / "one", write(tmp_path / "new.csv", COLUMNS), "--encoding", "klingon")
+    assert (code, out) == (2, "") and "--encoding: must be an encoding such as latin-1 but got 'klingon'" in err
+
+
 def test_unknown_categories_are_none_of_the_known_ones(runs, tmp_path, capsys):
     columns = {name: values[:3] for name, values in COLUMNS.items()} | {"colour": ["mauve", "pink", "red"]}
     code, out, err = run(capsys, "predict", runs / "classes", write(tmp_path / "new.csv", columns))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 from collections.abc import Callable
 
@@ -50,12 +51,16 @@ def number(low: float, high: float, *, low_included: bool = False) -> Callable[[
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Names of columns.
+    """Names of columns; quotes, as in a CSV file, keep a comma within a name.
 
-    >>> names("age, sex")
-    ('age', 'sex')
+    >>> names("age, sex"), names('"length, cm",age')
+    (('age', 'sex'), ('length, cm', 'age'))
     """
-    parts = tuple(part.strip() for part in text.split(","))
+    try:
+        fields = next(csv.reader([text], skipinitialspace=True, strict=True), [""])
+    except csv.Error:
+        fields = [""]
+    parts = tuple(part.strip() for part in fields)
     if not all(parts) or len(set(parts)) < len(parts):
         raise argparse.ArgumentTypeError(f"must be different names such as age,sex but got {text!r}")
     return parts
@@ -71,7 +76,7 @@ def shares(text: str) -> tuple[float, float, float]:
         sizes = [float(part) for part in text.split("/")]
     except ValueError:
         sizes = []
-    if len(sizes) != 3 or not all(0 < size < math.inf for size in sizes):
+    if len(sizes) != 3 or not all(0 < size < math.inf for size in (*sizes, sum(sizes))):
         raise argparse.ArgumentTypeError(f"must be three shares such as 60/20/20 but got {text!r}")
     train, validation, test = (size / sum(sizes) for size in sizes)
     return train, validation, test

@@ -24,5 +24,6 @@ def readable_warnings():
 
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning)
+        warnings.filterwarnings("ignore", category=RuntimeWarning)  # NumPy's: what is not finite is refused by name
         warnings.showwarning = show
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 from pathlib import Path
@@ -257,7 +258,7 @@ def _delimiter(text: str) -> str:
 
 def _encoding(text: str) -> str:
     try:
-        b"".decode(text)
-    except LookupError:
+        io.TextIOWrapper(io.BytesIO(), encoding=text)  # b"".decode(text) would not look
+    except (LookupError, ValueError):
         raise argparse.ArgumentTypeError(f"must be an encoding such as latin-1 but got {text!r}") from None
     return text

@@ -22,7 +22,7 @@ from .problem import labels_of, matrix, refuse_missing_features
 from .reading import read_table
 from .results import prediction_columns, probabilities
 from .run_folder import METRICS, csv_text, read_config
-from .tables import Column, Table, near
+from .tables import Column, Table, near, parse_number, text_of
 
 
 def add_predict_command(commands) -> None:
@@ -51,13 +51,21 @@ def predict(given: argparse.Namespace) -> int:
             raise ValueError(f"{given.folder}: the run is not finished: fusedstep train --resume {given.folder}")
         run = _Run(given.folder, config)
         saved = config["options"]
+        if given.out is not None and given.out.is_dir():
+            raise ValueError(f"argument --out: {given.out} is a folder, not a file to write to")
         table = read_table(
             given.data,
-            text=config["categories"],
+            text={*config["categories"], *_target_of_texts(config)},
             delimiter=given.delimiter or saved.get("delimiter", ","),
             encoding=given.encoding or saved.get("encoding", "utf-8"),
         )
         outputs = run.outputs(_features(table, config))
+        wrong = ~np.isfinite(outputs).all(axis=1)
+        if wrong.any():
+            raise ValueError(
+                f"{table.at(int(wrong.argmax()))}: the prediction is not finite: "
+                "a number is too far from those of the training"
+            )
         header, rows = prediction_columns(config["classes"], outputs)
         text = csv_text(header, rows)
         if given.out is None:
@@ -95,6 +103,16 @@ class _Run:
                 raise ValueError(f"{path}: does not fit the preprocessing beside it: {error}") from error
             total = total + probabilities(outputs, self.classes)
         return total / len(self.models)
+
+
+def _target_of_texts(config: dict) -> list[str]:
+    """The target, where its classes are not what `labels_of` makes of numbers: 01, say."""
+    numbers = [parse_number(label) for label in config["classes"]]
+    same = all(
+        number is not None and text_of(number) == label
+        for number, label in zip(numbers, config["classes"], strict=True)
+    )
+    return [] if same else [config["target"]]
 
 
 def _features(table: Table, config: dict) -> np.ndarray:

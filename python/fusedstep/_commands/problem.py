@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .messages import note
-from .tables import Column, Table, near, parse_number, text_of
+from .tables import Column, Table, as_option, near, parse_number, text_of
 
 CLASSIFICATION, REGRESSION = "classification", "regression"
 _FEW = 20  # different integers that still look like classes
+_EXACT = 2**53  # a float64 holds all integers below
+_LARGEST = 1e150  # sums of squares are finite
 
 
 @dataclass
@@ -112,9 +114,13 @@ def labels_of(column: Column) -> tuple[list[str], np.ndarray]:
 
 
 def refuse_infinite(table: Table, column: Column) -> None:
-    wrong = np.isinf(column.numbers)
+    """Refuse what is too large for a standard deviation, too."""
+    wrong = np.abs(column.numbers) > _LARGEST
     if wrong.any():
-        raise ValueError(f"{table.at(int(wrong.argmax()))}: column {column.name!r} is infinite")
+        row = int(wrong.argmax())
+        value = column.numbers[row]
+        found = "infinite" if np.isinf(value) else f"{value:g}, too large to be standardized"
+        raise ValueError(f"{table.at(row)}: column {column.name!r} is {found}")
 
 
 def refuse_missing_features(table: Table, names: Iterable[str]) -> None:
@@ -172,6 +178,12 @@ def _regression_target(table: Table, target: Column) -> np.ndarray:
 
 
 def _classes(table: Table, target: Column, limit: int) -> tuple[list[str], np.ndarray]:
+    if target.numbers is not None and (np.abs(target.numbers) >= _EXACT).any():
+        row = int((np.abs(target.numbers) >= _EXACT).argmax())
+        raise ValueError(
+            f"{table.at(row)}: the target {target.name!r} is {target.numbers[row]:.0f}: numbers from 2**53 on are not "
+            f"all told apart; --categorical {as_option(target.name)} takes them as names"
+        )
     classes, y = labels_of(target)
     if len(classes) == 1:
         raise ValueError(f"the target {target.name!r} has one class only, {classes[0]!r}: there is nothing to learn")
@@ -195,14 +207,17 @@ def _features(table: Table, options) -> list[Column]:
     features = [table.column(name, "DATA") for name in names]
     for column in features:
         if column.missing.all():
-            raise ValueError(f"{table.source}: column {column.name!r} has no values: leave it out with --drop")
+            raise ValueError(
+                f"{table.source}: column {column.name!r} has no values; "
+                f"leave it out with --drop {as_option(column.name)}"
+            )
         if column.numbers is None:
             because = _because(table, column)
             if _too_many(len(column.categories), table.n_rows, options.max_categories):
                 raise ValueError(
                     f"{table.source}: column {column.name!r} has {len(column.categories)} categories in "
                     f"{table.n_rows} rows{because}: {_limits(options.max_categories)}; "
-                    f"leave it out with --drop {column.name}"
+                    f"leave it out with --drop {as_option(column.name)}"
                 )
             if because:
                 note(f"column {column.name!r} is categorical{because}")
