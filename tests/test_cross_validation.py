@@ -245,6 +245,7 @@ def test_blas_threads_are_set_and_put_back():
     [
         ({"y": Y[:5]}, ValueError, r"'X' and 'y'.*\(90, 2\) and \(5,\)"),
         ({"cv": "5"}, TypeError, "'cv' must be a number of folds or a RotatingKFold but got '5'"),
+        ({"cv": RotatingKFold(3).as_sklearn()}, TypeError, "'cv' must be a number of folds or a RotatingKFold"),
         ({"cv": 2}, ValueError, "'n_splits'"),
         ({"preprocess": dict}, TypeError, r"must be instances, dict\(\), but got the class"),
         ({"X": np.where(X[70, 1] == X, np.nan, X)}, ValueError, "'X' holds NaN or infinity, first in sample 70"),

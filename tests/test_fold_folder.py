@@ -215,6 +215,34 @@ def test_the_checkpoint_of_another_fold_is_refused(tmp_path, monkeypatch):
         validate(folder=tmp_path, callbacks=stopping)
 
 
+def test_what_a_kill_leaves_is_removed(tmp_path):
+    expected = validate(folder=tmp_path / "cv")
+    left = [
+        ".fold-1-model.safetensors.0a.tmp",
+        ".fold-2-checkpoint.safetensors.0a.tmp",
+        "fold-3-checkpoint.safetensors",
+    ]
+    for name in (*left, ".cross_validation.json.0a.tmp"):
+        (tmp_path / "cv" / name).write_bytes(b"{")
+    assert_same(validate(folder=tmp_path / "cv"), expected)
+    kept = {f"fold-{fold}-{name}.safetensors" for fold in (1, 2, 3) for name in ("model", "result")}
+    assert {path.name for path in (tmp_path / "cv").iterdir()} == kept | {"cross_validation.json"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks")
+def test_a_folder_in_use_is_refused(tmp_path):
+    class Again(Callback):
+        def on_train_begin(self, run):
+            with pytest.raises(RuntimeError, match=r"cv: another cross-validation is under way in this folder"):
+                validate(folder=tmp_path / "cv")
+            refused.append(run)
+
+    refused = []
+    validate(folder=tmp_path / "cv", callbacks=[Again()])
+    assert len(refused) == 3
+    validate(folder=tmp_path / "cv", callbacks=[Again()])
+
+
 def test_a_folder_that_cannot_be(tmp_path):
     with pytest.raises(FileNotFoundError):
         validate(folder=tmp_path / "none" / "cv")

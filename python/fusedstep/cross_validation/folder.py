@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from .. import nn
-from .._files import atomic_write, remove_leftovers
+from .._files import atomic_write
 from .._transformers import load_transformer, save_transformer
 from ..callbacks import Callback, Checkpoint
 from ..data.sources import Samples, Source
@@ -46,6 +48,35 @@ class FoldFolder:
     path: Path
     trusted: Sequence[str] = ()
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep others out of the folder, which is made where there is none; a kill lets go of it, too.
+
+        Raises
+        ------
+        RuntimeError
+            Another cross-validation is under way in it.
+        FileNotFoundError
+            The folder above it does not exist.
+        """
+        self.path.mkdir(exist_ok=True)
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RuntimeError(f"{self.path}: another cross-validation is under way in this folder") from None
+            except OSError:  # a file system without locks
+                pass
+            yield
+        finally:
+            os.close(descriptor)
+
     def random_state(self) -> int | None:
         """What the random numbers of the cross-validation in the folder follow from; None in a new folder."""
         saved = self._description()
@@ -58,8 +89,6 @@ class FoldFolder:
         ------
         ValueError
             The folder is of another cross-validation: names the first thing that differs.
-        FileNotFoundError
-            The folder above it does not exist.
         """
         now = {
             "random_state": seeds.entropy,
@@ -70,7 +99,6 @@ class FoldFolder:
         }
         now, saved = json.loads(json.dumps(now)), self._description()
         if saved is None:
-            self.path.mkdir(exist_ok=True)
             atomic_write(self._json, json.dumps(now, indent=1).encode())
             return
         for name in [*now, *(name for name in saved if name not in now)]:
@@ -78,8 +106,11 @@ class FoldFolder:
                 there, here = saved.get(name), now.get(name)
                 told = "" if isinstance(here, list) else f": {there!r} there, {here!r} here"
                 raise ValueError(f"{self.path}: is of a cross-validation with another {name!r}{told}")
-        for path in self.path.glob("fold-*-result.safetensors"):
-            remove_leftovers(path)
+        for leftover in (*self.path.glob(".fold-*.tmp"), *self.path.glob(f".{self._json.name}.*.tmp")):
+            leftover.unlink()
+        for number in range(1, len(folds) + 1):
+            if self.is_done(number):  # a kill may have come between the two
+                self._file(number, "checkpoint.safetensors").unlink(missing_ok=True)
 
     @property
     def _json(self) -> Path:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +85,8 @@ def cross_validate(
     folder : str or path, optional
         Keep each finished fold there, and the checkpoint of those under way: the same call, after a kill or Ctrl-C,
         takes them up and ends with the bits that it would have had. Without `random_state` that of the folder goes on.
+        Data, folds and options that differ are refused; of data on disk parts are looked at, of functions the names,
+        and `make_model` and `make_optimizer` not at all: after a change there, take another folder.
     trusted : sequence of str
         Types of your own that transformers in the folder may be made of, "my_module.MyTransformer", say.
     **fit_options
@@ -98,6 +102,8 @@ def cross_validate(
     TypeError, ValueError
         An argument is wrong, X or y holds NaN or infinity (X may where it is preprocessed), or `folder` is of another
         cross-validation.
+    RuntimeError
+        Another cross-validation is under way in `folder`.
     ImportError
         scikit-learn (for `preprocess`), skops (to keep it in `folder`), joblib (for `n_jobs`) or threadpoolctl (for
         `blas_threads`) is missing.
@@ -137,32 +143,33 @@ def cross_validate(
     kept = None if folder is None else FoldFolder(Path(folder), tuple(trusted))
     seeds = _seed_sequence(random_state, kept)
     folds = list(_splitter(cv, seeds).split(X, y, groups, stratify=stratify))
-    if kept is not None:
-        options = fit_options | {"loss": loss, "metrics": list(metrics), "blas_threads": blas_threads}
-        options |= {"preprocess": preprocess, "preprocess_target": preprocess_target}
-        kept.begin(seeds, folds, X, y, {name: value for name, value in options.items() if name != "progress"})
-    workers = _workers(n_jobs, len(folds))
-    task = Task(
-        make_model,
-        make_optimizer,
-        loss,
-        X,
-        y,
-        preprocess,
-        preprocess_target,
-        metrics,
-        blas_threads,
-        None if workers == 1 else max(1, backend.get_num_threads() // workers),
-        kept,
-        fit_options,
-    )
-    jobs = [(k + 1, fold, _fold_seed(seeds)) for k, fold in enumerate(folds)]
-    before = backend.get_num_threads()
-    with _blas_threads(blas_threads):
-        try:
-            rounds = list(_serial(task, jobs) if n_jobs in (None, 1) else _parallel(task, jobs, workers))
-        finally:
-            backend.set_num_threads(before)  # rounds in threads of this process put back what others had set
+    with nullcontext() if kept is None else kept.held():
+        if kept is not None:
+            options = fit_options | {"loss": loss, "metrics": list(metrics), "blas_threads": blas_threads}
+            options |= {"preprocess": preprocess, "preprocess_target": preprocess_target}
+            kept.begin(seeds, folds, X, y, {name: value for name, value in options.items() if name != "progress"})
+        workers = _workers(n_jobs, len(folds))
+        task = Task(
+            make_model,
+            make_optimizer,
+            loss,
+            X,
+            y,
+            preprocess,
+            preprocess_target,
+            metrics,
+            blas_threads,
+            None if workers == 1 else max(1, backend.get_num_threads() // workers),
+            kept,
+            fit_options,
+        )
+        jobs = [(k + 1, fold, _fold_seed(seeds)) for k, fold in enumerate(folds)]
+        before = backend.get_num_threads()
+        with _blas_threads(blas_threads):
+            try:
+                rounds = list(_serial(task, jobs) if n_jobs in (None, 1) else _parallel(task, jobs, workers))
+            finally:
+                backend.set_num_threads(before)  # rounds in threads of this process put back what others had set
     predictions = np.empty((len(X), *rounds[0].outputs.shape[1:]), rounds[0].outputs.dtype)
     for (_, _, test), done in zip(folds, rounds, strict=True):
         predictions[test] = done.outputs
@@ -220,7 +227,7 @@ def _splitter(cv, seeds: np.random.SeedSequence):
         cv = RotatingKFold()
     elif isinstance(cv, (int, np.integer)) and not isinstance(cv, bool):
         cv = RotatingKFold(cv)
-    elif isinstance(cv, str) or not hasattr(cv, "split"):
+    elif not hasattr(cv, "split") or "stratify" not in inspect.signature(cv.split).parameters:  # scikit-learn's, say
         raise TypeError(f"[cross_validate] 'cv' must be a number of folds or a RotatingKFold but got {cv!r}")
     if getattr(cv, "random_state", 0) is None:
         cv = copy.copy(cv)
