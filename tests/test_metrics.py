@@ -193,12 +193,25 @@ def test_r2_of_a_constant_target():
         (np.array([0, 2]), np.zeros((2, 2)), r"holds 2 at index 1 but the classes of 'output' are 0 \.\.\. 1"),
         (np.array([0, -1]), np.zeros((2, 2)), "holds -1 at index 1"),
         (np.array([0.5, 1]), np.zeros((2, 2)), r"holds 0\.5 at index 0"),
+        (np.array([np.nan, 1]), np.zeros((2, 2)), "holds nan at index 0"),
+        (np.array([1, 2]), np.zeros(2), "must be 0 or 1 where each 'output' is a logit but holds 2"),
+        (np.array([[1, 0], [-1, 0]]), np.zeros((2, 2)), "but holds -1"),
+        (np.array([1, np.nan]), np.zeros(2), "but holds nan"),
     ],
 )
 def test_wrong_targets_of_classes(metric, target, output, message):
     pytest.importorskip("sklearn")
     with pytest.raises(ValueError, match=rf"\[{metric.__name__}\] 'target'.*{message}"):
         metric(target, output)
+
+
+@pytest.mark.parametrize("metric", [accuracy, f1_macro, roc_auc, rmse, r2])
+def test_arrays_of_other_than_numbers(metric):
+    pytest.importorskip("sklearn")
+    for values, dtype in ((["a", "b"], "<U1"), ([None, 1.0], "object"), ([1j, 0j], "complex128")):
+        for arguments, name in (((values, [0, 1]), "target"), (([0, 1], values), "output")):
+            with pytest.raises(TypeError, match=rf"\[{metric.__name__}\] '{name}' must be numbers but got {dtype}"):
+                metric(*arguments)
 
 
 @pytest.mark.parametrize("metric", [rmse, r2])
@@ -238,6 +251,8 @@ def test_names():
         ([lambda t, o: 0.0], TypeError, r"__name__.*<lambda>.*pass \{'name': function\}"),
         ([partial(mae)], TypeError, r"pass \{'name': function\}"),
         ([3], TypeError, "__name__ of their own but got 3"),
+        (3, TypeError, r"\[metrics\] must be strings, functions or a sequence of these but got 3"),
+        (None, TypeError, "a sequence of these but got None"),
         ({"a": 3}, TypeError, "'a' must be a string or a function but got 3"),
         ({3: mae}, TypeError, "names must be strings, not empty, but got 3"),
         ({"": mae}, TypeError, "not empty"),

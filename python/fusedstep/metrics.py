@@ -29,8 +29,11 @@ def accuracy(target, output) -> float:
 
     Raises
     ------
+    TypeError
+        The arrays do not hold numbers.
     ValueError
-        The shapes fit neither form, or there is no sample.
+        The shapes fit neither form, there is no sample, or a target is no class of the output: beside logits of its own
+        shape, not from 0 to 1 (above 0.5 counts as 1).
 
     Examples
     --------
@@ -58,8 +61,8 @@ def f1_macro(target, output) -> float:
     ------
     ImportError
         scikit-learn is missing.
-    ValueError
-        As for `accuracy`; or a target is no class of the output.
+    TypeError, ValueError
+        As for `accuracy`.
 
     Examples
     --------
@@ -99,8 +102,8 @@ def roc_auc(target, output) -> float:
     ------
     ImportError
         scikit-learn is missing.
-    ValueError
-        As for `accuracy`; or a target is no class of the output.
+    TypeError, ValueError
+        As for `accuracy`.
 
     Examples
     --------
@@ -140,6 +143,8 @@ def rmse(target, output) -> float:
 
     Raises
     ------
+    TypeError
+        The arrays do not hold numbers.
     ValueError
         The shapes differ, or there is no sample.
 
@@ -175,6 +180,8 @@ def r2(target, output) -> float:
     ------
     ImportError
         scikit-learn is missing.
+    TypeError
+        The arrays do not hold numbers.
     ValueError
         The shapes differ, or there is no sample.
 
@@ -193,9 +200,16 @@ def r2(target, output) -> float:
         return float(sklearn.r2_score(target.reshape(len(target), -1), output.reshape(len(output), -1)))
 
 
+def _numbers(name: str, argument: str, values) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"[{name}] '{argument}' must be numbers but got {values.dtype}")
+    return values
+
+
 def _values(name: str, target, output) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the same shape, in float64."""
-    target, output = np.asarray(target), np.asarray(output)
+    target, output = _numbers(name, "target", target), _numbers(name, "output", output)
     if target.shape != output.shape or target.ndim == 0:  # broadcasting (N, 1) against (N,) would give (N, N)
         raise ValueError(
             f"[{name}] 'target' and 'output' must have the same shape, (N, ...), "
@@ -211,7 +225,7 @@ def _classes(name: str, target, output) -> tuple[np.ndarray, np.ndarray, bool]:
 
     Without exclusion each logit stands for itself: (N,), or (N, k) with k > 1 labels a sample.
     """
-    target, output = np.asarray(target), np.asarray(output)
+    target, output = _numbers(name, "target", target), _numbers(name, "output", output)
     exclusive = output.ndim == 2 and output.shape[1] > 1 and target.shape == output.shape[:1]
     if not exclusive and (target.shape != output.shape or target.ndim == 0):
         raise ValueError(
@@ -221,14 +235,16 @@ def _classes(name: str, target, output) -> tuple[np.ndarray, np.ndarray, bool]:
     if not target.size:
         raise ValueError(f"[{name}] 'target' is empty: its shape is {target.shape}")
     if exclusive:
-        classes = target.astype(np.int64)
-        wrong = np.flatnonzero((classes != target) | (classes < 0) | (classes >= output.shape[1]))
+        wrong = np.flatnonzero(~((target >= 0) & (target < output.shape[1]) & (target == np.floor(target))))
         if wrong.size:
             raise ValueError(
                 f"[{name}] 'target' holds {target[wrong[0]]} at index {wrong[0]} "
                 f"but the classes of 'output' are 0 ... {output.shape[1] - 1}"
             )
-        return classes, output, True
+        return target.astype(np.int64), output, True
+    wrong = target[~((target >= 0) & (target <= 1))]
+    if wrong.size:
+        raise ValueError(f"[{name}] 'target' must be 0 or 1 where each 'output' is a logit but holds {wrong[0]}")
     labels = (target > 0.5).astype(np.int64).reshape(len(target), -1)
     logits = output.reshape(labels.shape)
     return (labels.ravel(), logits.ravel(), False) if labels.shape[1] == 1 else (labels, logits, False)
@@ -312,6 +328,8 @@ def resolve(metrics: str | Metric | Mapping | Iterable) -> dict[str, Metric]:
 def _named(metrics) -> Iterator[tuple[str, str | Metric]]:
     if isinstance(metrics, str) or callable(metrics):
         metrics = (metrics,)
+    if not isinstance(metrics, Iterable):
+        raise TypeError(f"[metrics] must be strings, functions or a sequence of these but got {metrics!r}")
     if isinstance(metrics, Mapping):
         for name, metric in metrics.items():
             if not isinstance(name, str) or not name:
