@@ -69,6 +69,7 @@ SERIES = {
     "flat": [1.0] * 10,
     "one step": [5.0, 4, 4, 4, 3, 4, 4, 4, 4, 4],
     "nan": [np.nan, 3, np.nan, np.nan, np.nan, 2, 2, np.nan, np.nan, 1],
+    "gains at the threshold": [0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.15, 1.3, 1.45],
     "small gains": [5.0, 4.9, 4.8, 4.7, 4.6, 4.5, 4.4, 4.3, 4.2, 4.1],
 }
 

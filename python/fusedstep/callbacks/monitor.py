@@ -38,8 +38,11 @@ class Monitor(Callback):
     def improves(self, run: Run) -> bool:
         """Whether the epoch that has just ended is the best so far; otherwise it is counted in `waited`."""
         value = run.history.rows[-1][self.monitor]
-        gain = self.best_value - value if self.mode == "min" else value - self.best_value
-        if gain > self.min_delta or (self.best_epoch is None and not math.isnan(value)):
+        if self.mode == "min":  # rounded as torch does
+            better = value < self.best_value - self.min_delta
+        else:
+            better = value > self.best_value + self.min_delta
+        if better or (self.best_epoch is None and not math.isnan(value)):
             self.best_value, self.best_epoch, self.waited = value, run.epoch, 0
             return True
         self.waited += 1
