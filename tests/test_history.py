@@ -65,6 +65,21 @@ def test_plot_marks_the_best_epoch_without_pyplot(tmp_path):
     assert panel.get_xlabel() == "epoch" and panel.get_ylabel().startswith("loss")
 
 
+def test_a_value_between_gaps_is_a_point():
+    pytest.importorskip("matplotlib")
+    nan = math.nan
+    figure = runs([nan, 2.0, math.inf, 1, 1, nan, 3], [1.0, nan, 2, 2, 2, 2, 2], rmse=[5.0] * 7).plot()
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert lines["train"].get_marker() == "o" and lines["train"].get_markevery() == [1, 6]
+    assert lines["validation"].get_marker() == "o" and lines["validation"].get_markevery() == [0]
+    assert history().plot().axes[0].get_lines()[0].get_marker() == "None"
+
+
+def test_titles_are_one_for_each_history():
+    with pytest.raises(ValueError, match=r"\[plot\] 'titles' must be one for each of 2 histories but got 1"):
+        plot_histories([history(), history()], ["fold 1"])
+
+
 def runs(train, validation, **metrics):
     names = ("train_loss", "validation_loss", *metrics)
     columns = zip(train, validation, *metrics.values(), strict=True)

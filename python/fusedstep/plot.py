@@ -40,11 +40,13 @@ def plot_histories(histories: Sequence[History], titles: Sequence[str] = (), *, 
     ImportError
         matplotlib is missing.
     ValueError
-        There is nothing to draw.
+        There is nothing to draw, or the titles are not as many as the histories.
     """
     histories = list(histories)
     if not any(history.rows for history in histories):
         raise ValueError("[plot] there is no epoch to draw")
+    if titles and len(titles) != len(histories):
+        raise ValueError(f"[plot] 'titles' must be one for each of {len(histories)} histories but got {len(titles)}")
     require("matplotlib", extra="plot")
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -99,7 +101,7 @@ def _one(Figure, history: History):
         for name, (color, line) in zip(names, styles, strict=False):
             values = history.column(name)
             shown = name.removeprefix("validation_")
-            metric_panel.plot(epochs, values, line, color=color, marker=_marker(epochs), label=shown)
+            metric_panel.plot(epochs, values, line, color=color, label=shown, **_points(values))
         if best is not None:
             metric_panel.axvline(best, color=_BEST, linewidth=1, linestyle=":")
         if len(names) == 1:
@@ -122,18 +124,20 @@ def _metric_groups(history: History) -> list[list[str]]:
     return [group for group in (shares, *([name] for name in others)) if group]
 
 
-def _marker(epochs: list) -> str | None:
-    """A single epoch has no line, so a point is drawn as well."""
-    return "o" if len(epochs) == 1 else None
+def _points(values: list) -> dict:
+    """How points are drawn where a finite value has no finite neighbour that a line could join it to."""
+    finite = [False, *map(math.isfinite, values), False]
+    alone = [i - 1 for i in range(1, len(finite) - 1) if finite[i] and not finite[i - 1] and not finite[i + 1]]
+    return {"marker": "o", "markevery": alone} if alone else {}
 
 
 def _draw(panel, history: History) -> None:
     epochs = history.column("epoch")
-    train, marker = history.column("train_loss"), _marker(epochs)
-    panel.plot(epochs, train, _TRAIN_LINE, color=_TRAIN, marker=marker, label="train")
+    train = history.column("train_loss")
+    panel.plot(epochs, train, _TRAIN_LINE, color=_TRAIN, label="train", **_points(train))
     if history.rows and "validation_loss" in history.rows[0]:
         losses = history.column("validation_loss")
-        panel.plot(epochs, losses, color=_VALIDATION, marker=marker, label="validation")
+        panel.plot(epochs, losses, color=_VALIDATION, label="validation", **_points(losses))
         best = history.best_epoch
         if best is not None:
             _shade(panel, epochs, train, losses, epochs.index(best))
