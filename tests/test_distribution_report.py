@@ -177,10 +177,35 @@ def test_kolmogorov_smirnov_of_all_sizes_with_and_without_ties(n):
         assert 0 <= statistic <= 1 and 0 <= p <= 1
 
 
+def test_many_rare_values_take_little_memory(monkeypatch):
+    """A column of names, say: random divisions of all of them at once would fill the memory."""
+    largest = 0
+
+    class Watched(np.random.Generator):
+        def multivariate_hypergeometric(self, colors, nsample, size, method):
+            nonlocal largest
+            largest = max(largest, len(colors) * size)
+            return super().multivariate_hypergeometric(colors, nsample, size, method)
+
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Watched(np.random.PCG64(seed)))
+    rng = np.random.Generator(np.random.PCG64(0))
+    codes = rng.integers(0, 30_000, 30_000)
+    own, others = (np.bincount(some, minlength=30_000) for some in (codes[:6000], codes[6000:]))
+    assert chi_square(own, others, 10_000)[1] > 0.05
+    assert 0 < largest <= 10**6
+
+
 def test_holm_and_total_variation():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([0.2]) == [0.2]
     assert total_variation(np.array([1, 0]), np.array([0, 7])) == 1
+
+
+def test_parts_of_unsigned_indices():
+    ages = np.linspace(20, 80, 30)
+    parts = np.split(np.random.default_rng(0).permutation(30), 3)
+    report = distribution_report(ages, parts)
+    assert distribution_report(ages, [parts[0].astype(np.uint64), *parts[1:]]).rows == report.rows
 
 
 # Wrong input
@@ -196,6 +221,8 @@ def test_holm_and_total_variation():
         ([1, 2, 3], [[0, 1, 2]], {}, ValueError, "'parts' must be at least two arrays of indices but got 1"),
         ([1, 2, 3], [[0], [], [1]], {}, ValueError, r"validation must be indices .* has shape \(0,\)"),
         ([1, 2, 3], [[0], [[1]]], {}, ValueError, r"part 2 must be indices .* has shape \(1, 1\)"),
+        ([1, 2, 3], 3, {}, TypeError, "'parts' must be at least two arrays of indices but got 3"),
+        ([1, 2, 3], [[0], [1]], {"part_names": 3}, ValueError, "'part_names' must be 2 different strings but got 3"),
         ([1, 2, 3], [0, 1], {}, ValueError, r"part 1 must be indices .* has shape \(\)"),
         ([1, 2, 3], [[True, False], [1]], {}, TypeError, "part 1 must be integer indices but got bool"),
         ([1, 2, 3], [[0.0], [1.0]], {}, TypeError, "part 1 must be integer indices but got float64"),

@@ -118,7 +118,10 @@ def distribution_report(
     columns = _columns.read(where, "columns", columns)
     if not columns:
         raise ValueError(f"[{where}] 'columns' must have at least one column but is None")
-    parts = list(parts)
+    try:
+        parts = list(parts)
+    except TypeError:
+        raise TypeError(f"[{where}] 'parts' must be at least two arrays of indices but got {parts!r}") from None
     names = _names(where, part_names, len(parts))
     parts = _check_parts(where, parts, names, len(columns[0].values))
     resamples = resamples_for(len(columns) * len(parts), alpha)
@@ -228,6 +231,7 @@ def _check_parts(where: str, parts: Sequence, names: list[str], n_samples: int) 
         if twice.any():
             index = part[twice][0]
             raise ValueError(f"[{where}] {names[owner[index]]} and {name} overlap: both have sample {index}")
+        part = part.astype(np.int64)  # beside others, unsigned ones would become floats
         owner[part] = k
         if (owner == k).sum() < len(part):
             raise ValueError(f"[{where}] {name} has a sample twice")
@@ -240,7 +244,7 @@ def _names(where: str, part_names, n_parts: int) -> list[str]:
         raise ValueError(f"[{where}] 'parts' must be at least two arrays of indices but got {n_parts}")
     if part_names is None:
         return ["train", "validation", "test"] if n_parts == 3 else [f"part {k + 1}" for k in range(n_parts)]
-    names = list(part_names)
+    names = list(part_names) if np.iterable(part_names) else []
     if len(set(names)) != n_parts or len(names) != n_parts or not all(isinstance(name, str) for name in names):
         raise ValueError(f"[{where}] 'part_names' must be {n_parts} different strings but got {part_names!r}")
     return names

@@ -8,7 +8,8 @@ import numpy as np
 
 from ._extras import require
 
-_CHUNK = 1000
+_REACHED = 200  # resamples as extreme as the sample: enough for a p-value that is no small one
+_CELLS = 10**6  # of resamples in memory at a time
 _EXACT = 10**6  # ks_2samp's exact p-value counts paths: as many steps as the product of the sizes
 
 
@@ -37,10 +38,12 @@ def chi_square(own: np.ndarray, others: np.ndarray, resamples: int) -> tuple[flo
         return float(observed), float(require("scipy.stats", extra="sklearn").chi2.sf(observed, len(total) - 1))
     rng = np.random.default_rng(0)
     drawn = reached = 0
-    while drawn < resamples and reached < _CHUNK // 5:
-        counts = rng.multivariate_hypergeometric(total, own.sum(), size=_CHUNK)
+    size = max(1, min(1000, _CELLS // len(total)))
+    method = "count" if total.sum() < 10 * len(total) else "marginals"  # the quicker one
+    while drawn < resamples and reached < _REACHED:
+        counts = rng.multivariate_hypergeometric(total, own.sum(), size=size, method=method)
         reached += int((statistic(counts) >= observed * (1 - 1e-9)).sum())
-        drawn += _CHUNK
+        drawn += size
     return float(observed), (1 + reached) / (1 + drawn)
 
 
