@@ -94,9 +94,9 @@ def read(where: str, argument: str, columns, n_samples: int | None = None) -> li
     return found
 
 
-def is_labels(y) -> bool:
+def is_labels(where: str, argument: str, y) -> bool:
     """Whether targets are classes: integers, booleans or strings of one axis."""
-    values, _ = _as_array("", "y", y)
+    values, _ = _as_array(where, f"'{argument}'", y)
     return values.ndim == 1 and values.dtype.kind in "biuSUO"
 
 

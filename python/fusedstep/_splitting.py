@@ -133,6 +133,27 @@ def deal_groups(
     return part_of_group[groups]
 
 
+def generator(where: str, random_state) -> np.random.Generator:
+    """That of a seed, or the one given."""
+    try:
+        return np.random.default_rng(random_state)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"[{where}] 'random_state' must be None, an integer of at least 0 or a numpy.random.Generator "
+            f"but got {random_state!r}"
+        ) from None
+
+
+def length(where: str, argument: str, samples) -> int:
+    """How many samples there are; sparse matrices have a shape but no length."""
+    if shape := getattr(samples, "shape", ()):
+        return shape[0]
+    try:
+        return len(samples)
+    except TypeError:
+        raise TypeError(f"[{where}] '{argument}' must have one entry a sample but got {samples!r}") from None
+
+
 def check_partition(where: str, parts: Sequence[np.ndarray], n_samples: int) -> None:
     """Every sample is in exactly one part, and no part is empty."""
     for number, part in enumerate(parts):

@@ -98,8 +98,9 @@ class RotatingKFold:
         Raises
         ------
         TypeError, ValueError
-            Lengths differ, there are fewer samples or groups than folds, `stratify` or `groups` has a missing
-            or infinite value, or `stratify` no column or one of dates, complex numbers or the like.
+            Lengths differ, `random_state` is no seed, there are fewer samples or groups than folds, `stratify` or
+            `groups` has a missing or infinite value, or `stratify` no column or one of dates, complex numbers or the
+            like.
 
         Warns
         -----
@@ -117,7 +118,7 @@ class RotatingKFold:
         20 20 20 10
         20 20 20 10
         """
-        n_samples = X.shape[0] if getattr(X, "shape", ()) else len(X)  # sparse matrices have no length
+        n_samples = _splitting.length("RotatingKFold", "X", X)
         if n_samples < self.n_splits:
             raise ValueError(f"[RotatingKFold] needs at least {self.n_splits} samples but got {n_samples}")
         folds = self._folds(n_samples, y, groups, stratify)
@@ -168,15 +169,15 @@ class RotatingKFold:
     def _folds(self, n_samples: int, y, groups, stratify) -> np.ndarray:
         """The fold of each sample."""
         where = "RotatingKFold"
-        if y is not None and len(y) != n_samples:
-            raise ValueError(f"[{where}] 'X' has {n_samples} samples but 'y' has {len(y)}")
+        if y is not None and (n_targets := _splitting.length(where, "y", y)) != n_samples:
+            raise ValueError(f"[{where}] 'X' has {n_samples} samples but 'y' has {n_targets}")
         argument = "stratify"
-        if stratify is None and y is not None and _columns.is_labels(y):
+        if stratify is None and y is not None and _columns.is_labels(where, "y", y):
             argument, stratify = "y", y
         columns = [column.binned(self.bins) for column in _columns.read(where, argument, stratify, n_samples)]
         groups = _splitting.group_indices(where, groups, n_samples, self.n_splits)
         _splitting.warn_of_small_classes(where, columns, self.n_splits, groups, stacklevel=3)
-        rng = np.random.default_rng(self.random_state) if self.shuffle else None
+        rng = _splitting.generator(where, self.random_state) if self.shuffle else None
         return _splitting.deal(columns, n_samples, self.n_splits, groups, rng)
 
 
@@ -237,14 +238,17 @@ def train_val_test_split(
         raise TypeError(f"[{where}] needs at least one array")
     arrays = [as_samples(array) for array in arrays]
     n_samples = _checks.same_length(where, {f"arrays[{i}]": array for i, array in enumerate(arrays)})
-    shares = [float(size) for size in sizes]
+    try:
+        shares = [float(size) for size in sizes]
+    except (TypeError, ValueError):
+        raise TypeError(f"[{where}] 'sizes' must be three positive shares with sum 1 but got {sizes!r}") from None
     if len(shares) != 3 or not all(share > 0 for share in shares) or not math.isclose(sum(shares), 1, abs_tol=1e-9):
         raise ValueError(f"[{where}] 'sizes' must be three positive shares with sum 1 but got {tuple(sizes)}")
     bins = check_integer(where, "bins", bins, 2)
     columns = [column.binned(bins) for column in _columns.read(where, "stratify", stratify, n_samples)]
     groups = _splitting.group_indices(where, groups, n_samples, 3)
     _splitting.warn_of_small_classes(where, columns, 3, groups, stacklevel=2)
-    part = _splitting.deal(columns, n_samples, shares, groups, np.random.default_rng(random_state))
+    part = _splitting.deal(columns, n_samples, shares, groups, _splitting.generator(where, random_state))
     parts = [np.flatnonzero(part == k) for k in range(3)]
     _splitting.check_partition(where, parts, n_samples)
     return [select(array, indices) for array in arrays for indices in parts]
