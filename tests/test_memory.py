@@ -67,6 +67,7 @@ def test_the_limits_of_the_system_are_read(tmp_path, monkeypatch):
     (group / "memory.current").write_text("4000\n")
     (group / "memory.stat").write_text("anon 1\ninactive_file 300\n")
     monkeypatch.setattr(memory, "_GROUPS", group)
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "none")
     assert memory._control_group() == [1300]
     (group / "memory.max").write_text("max\n")
     assert memory._control_group() == []
@@ -79,6 +80,42 @@ def test_the_limits_of_the_system_are_read(tmp_path, monkeypatch):
     (tmp_path / "status").write_text("Name:\tpython\nVmData:\t  12 kB\nempty:\n")
     assert memory._fields(tmp_path / "status") == {"VmData": 12288}
     assert memory._fields(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "mounted", "limit", "used"),
+    [
+        ("0::/user/job", "", "memory.max", "memory.current"),
+        ("4:memory,cpu:/user/job", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ],
+)
+def test_the_limits_of_the_own_group_and_those_above_it(line, mounted, limit, used, tmp_path, monkeypatch):
+    inside = tmp_path / mounted / "user" / "job"
+    inside.mkdir(parents=True)
+    (tmp_path / "own").write_text(f"9:cpuset:/other\n{line}\n")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "own")
+    for folder, free in ((inside, 70), (inside.parent, 50), (tmp_path.parent, 1)):
+        (folder / limit).write_text(str(100 + free))
+        (folder / used).write_text("100")
+    assert memory._control_group() == [70, 50]
+    (tmp_path / "own").write_text(line.replace("/user/job", "/../job"))
+    assert memory._control_group() == []
+
+
+def test_what_the_model_and_the_optimizer_hold_is_not_counted_twice(monkeypatch):
+    model = MODELS["dense"]()
+    adam = optim.Adam(model.parameters())
+    free = training_bytes(model, (64, 300)) + (32 << 20)
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
+    assert largest_batch_size(model, (300,), optimizer=adam) == 64
+    x = np.zeros((64, 300), np.float32)
+    buffers = training_bytes(model, x.shape) - 4 * (2 * x.size + 3 * 64 * 10)
+    model.forward(x)
+    free -= buffers
+    assert largest_batch_size(model, (300,), optimizer=adam) == 64
+    memory.check_batch_fits(model, (300,), 64)
+    assert len(train(model, 64, batch_size=64).rows) == 1
 
 
 def test_a_system_that_tells_nothing(monkeypatch):
@@ -107,7 +144,7 @@ def test_a_batch_that_cannot_fit_is_refused_before_training(monkeypatch):
     assert len(train(model, 200, batch_size=64).rows) == 1
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
     with pytest.raises(ValueError, match="not even one sample fits"):
-        train(model, 8, batch_size=1)
+        train(MODELS["dense"](), 8, batch_size=1)
 
 
 def test_full_batch_and_one_example_are_ordinary():
@@ -140,6 +177,7 @@ def test_large_samples_are_judged_fewer_at_a_time(monkeypatch):
         ),
         (((299,), 1 << 30), ValueError, r"takes x of shape \(N, 300\) but got \(1, 299\)"),
         (((0,), 1 << 30), ValueError, "'sample_shape'"),
+        ((300, 1 << 30), TypeError, r"'sample_shape' must be a sequence such as \(784,\) but got 300"),
         (((300,), 1.5), TypeError, "'memory'"),
         (((300,), 0), ValueError, "'memory'"),
     ],

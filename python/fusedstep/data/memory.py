@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._device import CPU, Gpu, get_device
-from ..nn.accounting import parameter_bytes, training_bytes
+from ..nn.accounting import held_bytes, parameter_bytes, training_bytes
 from ..reference.scalars import check_integer
 
 _GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 _LARGEST = 1 << 40
 _RESERVE = 1 << 25  # for what no accounting sees: scratch memory of kernels and of the BLAS
 
@@ -30,7 +31,8 @@ def largest_batch_size(model, sample_shape: Sequence[int], memory: int | None = 
         The shape of one sample: ``(784,)``, ``(3, 32, 32)``.
     memory : int, optional
         Bytes that training may take in all. None: what is free on the model's device, the CPU or the GPU, and what
-        parameters and gradients take already. On the CPU the limits of the process and its control group count, too.
+        the model, and the optimizer that is given, take already. On the CPU the limits of the process and its control
+        group count, too.
     optimizer : Optimizer, optional
         What its states take. None: two values a parameter, as Adam keeps.
 
@@ -52,15 +54,19 @@ def largest_batch_size(model, sample_shape: Sequence[int], memory: int | None = 
     >>> fs.data.largest_batch_size(model, (784,), memory=1 << 30)
     65536
     """
+    if not isinstance(sample_shape, Sequence):
+        raise TypeError(
+            f"[largest_batch_size] 'sample_shape' must be a sequence such as (784,) but got {sample_shape!r}"
+        )
     shape = tuple(check_integer("largest_batch_size", "sample_shape", size, 1) for size in sample_shape)
     own = 2 * parameter_bytes(model)
+    states = 2 * parameter_bytes(model) if optimizer is None else _state_bytes(model, optimizer)
     if memory is None:
         free = free_memory(model.device)
         if free is None:
             raise RuntimeError("[largest_batch_size] this system does not tell how much memory is free: give 'memory'")
-        memory = free + own
+        memory = free + held_bytes(model) + own + (0 if optimizer is None else states)
     memory = check_integer("largest_batch_size", "memory", memory, 1)
-    states = 2 * parameter_bytes(model) if optimizer is None else _state_bytes(model, optimizer)
     left = memory - own - states - _RESERVE
     size = largest_that_fits(model, shape, left)
     if size == 0:
@@ -87,8 +93,11 @@ def largest_that_fits(model, sample_shape: tuple[int, ...], memory: int) -> int:
 def check_batch_fits(model, sample_shape: tuple[int, ...], batch_size: int) -> None:
     """Raise ValueError if a batch cannot fit into the memory that is free, and say how large one can be."""
     free = free_memory(model.device)
+    if free is None:
+        return
+    free += held_bytes(model)
     need = training_bytes(model, (batch_size, *sample_shape))
-    if free is None or need <= free:
+    if need <= free:
         return
     size = largest_that_fits(model, sample_shape, free - _RESERVE)
     fits = f"batches of {size} fit; accumulate=k makes one step of k of them" if size else "not even one sample fits"
@@ -131,17 +140,35 @@ def _system() -> list[int]:
 
 
 def _control_group() -> list[int]:
-    """What the limit of a container leaves; file pages that it caches are given back when needed."""
-    for folder, limit, used in (
-        (_GROUPS, "memory.max", "memory.current"),
-        (_GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    """What the limits of this process's control group and those above it leave, each that has one.
+
+    File pages that a group caches are given back when needed.
+    """
+    left = []
+    for mounted, controller, limit, used in (
+        (_GROUPS, "", "memory.max", "memory.current"),
+        (_GROUPS / "memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
-        try:
-            left = int((folder / limit).read_text()) - int((folder / used).read_text())
-        except (OSError, ValueError):  # there is none, or it is "max"
-            continue
-        return [left + _fields(folder / "memory.stat").get("inactive_file", 0)]
-    return []
+        inside = mounted / _path_of_group(controller)
+        for folder in (inside, *inside.parents):
+            try:
+                free = int((folder / limit).read_text()) - int((folder / used).read_text())
+                left.append(free + _fields(folder / "memory.stat").get("inactive_file", 0))
+            except (OSError, ValueError):  # there is none, or it is "max"
+                pass
+            if folder == mounted:
+                break
+    return left
+
+
+def _path_of_group(controller: str) -> str:
+    """Where the group of this process is below the place where groups are mounted; "" where nothing says so."""
+    try:
+        lines = _OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        return ""
+    found = [path for _, names, path in (line.split(":", 2) for line in lines) if controller in names.split(",")]
+    return found[0].lstrip("/") if found and ".." not in found[0] else ""
 
 
 def _process() -> list[int]:

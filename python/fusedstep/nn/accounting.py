@@ -33,12 +33,21 @@ def training_bytes(model: Sequential, shape: tuple[int, ...]) -> int:
     The buffers of the layers, which last from step to step; the batch with the next one, which is gathered meanwhile;
     and three arrays of the size of the output: what `forward` returns, the loss's gradient, and backward's copy of it.
     """
+    values = 2 * math.prod(shape) + 3 * math.prod(shapes_through(model.layers, shape)[-1])
+    return _buffer_bytes(model, shape) + values * model.dtype.itemsize
+
+
+def held_bytes(model: Sequential) -> int:
+    """Bytes of the buffers that the model has from its last training step, and gives up for those of the next."""
+    return 0 if model._planned is None else _buffer_bytes(model, model._planned)
+
+
+def _buffer_bytes(model: Sequential, shape: tuple[int, ...]) -> int:
     counting = _Counting()
     shapes = shapes_through(model.layers, shape)
     for stage in make_stages(model._placed, model.seed, counting, training=True):
         stage.allocate(shapes[stage.first], shapes[stage.stop], model.dtype)
-    values = 2 * math.prod(shape) + 3 * math.prod(shapes[-1])
-    return counting.bytes + values * model.dtype.itemsize
+    return counting.bytes
 
 
 def evaluation_bytes(model: Sequential, sample_shape: tuple[int, ...]) -> int:
