@@ -1,5 +1,6 @@
 """Splits that keep several columns at once: iterative stratification, joint cells, groups, warnings, wrong input."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -32,9 +33,16 @@ def codes_of(table, bins=5):
     return [column.binned(bins).values for column in _columns.read("test", "stratify", table)]
 
 
+def contingency(rows, columns):
+    """How many samples have each pair of row and column."""
+    counts = np.zeros((rows.max() + 1, columns.max() + 1))
+    np.add.at(counts, (rows, columns), 1)
+    return counts
+
+
 def deviation(codes, part, shares):
     """How far each label's count in each part is from its share."""
-    counts = [_splitting._table(column, part) for column in codes]
+    counts = [contingency(column, part) for column in codes]
     return np.concatenate([np.abs(c - np.outer(c.sum(axis=1), shares)).ravel() for c in counts])
 
 
@@ -178,7 +186,7 @@ def test_large_joint_cells_are_dealt_cell_by_cell():
     cells = columns @ [2, 1]
     for same in (columns, columns.tolist(), dict(zip("ab", columns.T, strict=True))):
         fold = fold_of(RotatingKFold(random_state=0).split(cells, stratify=same), 400)
-        assert np.ptp(_splitting._table(cells, fold), axis=1).max() <= 1
+        assert np.ptp(contingency(cells, fold), axis=1).max() <= 1
     parts = train_val_test_split(cells, stratify=columns, random_state=0)
     counts = np.array([np.bincount(part) for part in parts])
     assert np.abs(counts - np.outer((0.6, 0.2, 0.2), np.bincount(cells))).max() < 1
@@ -205,7 +213,7 @@ def test_a_study_is_split_so_that_no_part_deviates():
         assert report.deviations == [] and max(row["effect"] for row in report.rows) < 0.05
     fifths = np.searchsorted(np.quantile(table["age"], [0.2, 0.4, 0.6, 0.8]), table["age"])
     fold = fold_of(RotatingKFold(random_state=0).split(table["age"], stratify=table), 1500)
-    assert np.abs(_splitting._table(fifths, fold) - 60).max() <= 2
+    assert np.abs(contingency(fifths, fold) - 60).max() <= 2
     parts = train_val_test_split(np.arange(1500), stratify=table, random_state=0)
     assert distribution_report(table, parts).deviations == []
 
@@ -265,6 +273,19 @@ def test_groups_stay_whole_and_keep_all_columns():
     assert np.abs(np.array([len(part) for part in parts]) - np.array([0.6, 0.2, 0.2]) * n).max() <= 5
     owners = [set(groups[part]) for part in parts]
     assert sum(map(len, owners)) == len(set.union(*owners)) == 300
+
+
+def test_many_groups_and_classes_take_little_memory_and_keep_the_sizes():
+    rng = np.random.default_rng(0)
+    n = 4000
+    groups, classes = rng.permutation(n) // 2, rng.permutation(n) // 3
+    tracemalloc.start()
+    part = _splitting.deal_groups(groups, [classes], (0.6, 0.2, 0.2), rng)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6  # a table of groups and classes has 21 MB
+    # By the classes alone, which are in no part yet when their first sample comes, the parts would become alike.
+    assert np.abs(np.bincount(part) - [2400, 800, 800]).max() <= 2
 
 
 @quick

@@ -43,8 +43,9 @@ def deal_iteratively(
     order = order[np.lexsort(labels[order].T[::-1])]  # joint cells side by side
     members_of = [members for j in range(len(columns)) for members in _members(labels[order, j], order)]
     part = np.full(len(labels), -1)
-    while (dealt := left > 0).any():
-        label = np.where(dealt, left, len(labels) + 1).argmin()
+    never = len(labels) + 1  # in place of 0, so that the minimum finds labels with samples alone
+    while left.min() < never:
+        label = left.argmin()
         column = column_of[label]
         members = members_of[label][part[members_of[label]] < 0]
         ties = np.arange(len(shares)) if rng is None else rng.permutation(len(shares))
@@ -54,6 +55,7 @@ def deal_iteratively(
         np.subtract.at(wants, (touched, part[members][:, None]), 1)
         np.subtract.at(left, touched, 1)
         done = np.unique(touched[left[touched] == 0])
+        left[done] = never
         np.add.at(settled, column_of[done], wants[done])
     _mend_sizes(part, labels, wants, shares, order)
     _mend_labels(part, labels, wants, column_of, members_of)

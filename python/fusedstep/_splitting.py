@@ -117,20 +117,29 @@ def deal_groups(
     """A part for each sample, the same for all of a group.
 
     Groups go, the largest first, to the part that is least full relative to its share, judged by the classes (the
-    values of all columns) that the group brings; of equally full ones to that with the larger share.
+    values of all columns) that the group brings; of equally full ones to that with the larger share. One that has its
+    share of the samples gets no more: by rare classes alone, which no part has yet, all parts would become alike.
     """
-    counts = np.concatenate([_table(groups, classes) for classes in columns], axis=1)
-    quota = np.outer(shares, counts.sum(axis=0))
-    filled = np.zeros_like(quota)
-    part_of_group = np.empty(len(counts), np.int64)
-    order = np.arange(len(counts)) if rng is None else rng.permutation(len(counts))
-    for group in order[np.argsort(-counts[order].sum(axis=1), kind="stable")]:
-        fullness = (filled / quota) @ counts[group]
-        overall = filled.sum(axis=1) / quota.sum(axis=1)
-        part = np.lexsort((-np.asarray(shares), overall.round(9), fullness.round(9)))[0]
-        part_of_group[group] = part
-        filled[part] += counts[group]
-    return part_of_group[groups]
+    starts = np.cumsum([0, *(classes.max() + 1 for classes in columns)])
+    labels = np.stack(columns, axis=1) + starts[:-1]
+    shares = np.asarray(shares)
+    # No table of groups and classes: with many of both it would not fit into the memory.
+    wanted = np.outer(np.bincount(labels.ravel()), shares)
+    filled = np.zeros_like(wanted)
+    sizes = np.zeros(len(shares))
+    part = np.empty(len(groups), np.int64)
+    members_of = list(_members(groups, None))
+    order = np.arange(len(members_of)) if rng is None else rng.permutation(len(members_of))
+    for group in order[np.argsort(-np.bincount(groups)[order], kind="stable")]:
+        members = members_of[group]
+        brought = labels[members].ravel()
+        fullness = (filled[brought] / wanted[brought]).sum(axis=0)
+        overall = (sizes / (len(groups) * shares)).round(9)
+        target = np.lexsort((-shares, overall, fullness.round(9), overall >= 1))[0]
+        part[members] = target
+        np.add.at(filled, (brought, target), 1)
+        sizes[target] += len(members)
+    return part
 
 
 def generator(where: str, random_state) -> np.random.Generator:
@@ -170,13 +179,6 @@ def _joint(columns: Sequence[np.ndarray]) -> np.ndarray:
     for codes in columns:
         _, cells = np.unique(cells * (codes.max() + 1) + codes, return_inverse=True)
     return cells
-
-
-def _table(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """How many samples have each pair of row and column."""
-    counts = np.zeros((rows.max() + 1, columns.max() + 1))
-    np.add.at(counts, (rows, columns), 1)
-    return counts
 
 
 def _members(classes: np.ndarray, rng: np.random.Generator | None):
