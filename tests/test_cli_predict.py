@@ -297,3 +297,34 @@ def test_a_configuration_of_odd_values(runs, tmp_path, capsys):
             and err.count("\n") == 1
         ), key
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("hidden", "8"), ("hidden", [0]), ("hidden", None), ("lr", "0.1"), ("cv", "5"), ("optimizer", "nope")],
+        *[("batch_size", "many"), ("target", 3), ("stratify", "abc"), ("delimiter", "abc"), ("encoding", "nope")],
+        *[("schedule", 3), ("seed", None), ("dropout", 2), ("report", 1), ("split", [1, 2]), ("epochs", True)],
+        ("cv", None),
+    ],
+)
+def test_options_that_cannot_be(name, value, runs, tmp_path, capsys):
+    config = json.loads((runs / "numbers" / "config.json").read_text())
+    config["options"][name] = value
+    folder = damaged(runs, tmp_path, "config.json", json.dumps(config).encode())
+    message = f"fusedstep: {folder / 'config.json'}: damaged: the option {name!r} is {json.dumps(value)}\n"
+    assert run(capsys, "predict", folder, write(tmp_path / "new.csv", COLUMNS)) == (2, "", message)
+    assert run(capsys, "train", "--resume", folder) == (2, "", message)
+
+
+def test_options_of_any_kind_are_taken_up(runs, tmp_path, capsys):
+    names = 'a,b "c",-d'
+    columns = COLUMNS | {names: COLUMNS["size"], "y": CLASS}
+    data = write(tmp_path / "data.csv", columns)
+    drop = '"' + names.replace('"', '""') + '",weight'
+    options = ("--drop", drop, "--split", "3/2/2", "--hidden", "8,4", "--batch-size", "full", "--lr", "1")
+    folder = tmp_path / "run"
+    more = ("--stratify", "colour", "--max-norm", "2", "--no-batch-norm", "--report", "--epochs", "1", "--out", folder)
+    assert run(capsys, "train", data, "--target", "y", *options, *more)[0] == 0
+    assert run(capsys, "predict", folder, data)[0] == 0
+    assert run(capsys, "train", "--resume", folder) == (0, f"the run in {folder} is finished\n", "")

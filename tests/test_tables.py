@@ -3,6 +3,7 @@ import gzip
 import io
 import math
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,10 @@ def test_npz(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"data\.npz: not an NPZ file of numbers and texts, or damaged"):
             read_table(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "no array")
+    with pytest.raises(ValueError, match=r"data\.npz: not an NPZ file .*: 'notes\.txt' is not an array"):
+        read_table(path)
     with open(path, "wb") as file:
         np.save(file, np.ones(3))  # an .npy file by another name
     with pytest.raises(ValueError, match=r"data\.npz: not an NPZ file"):

@@ -12,6 +12,7 @@ from .._arguments import batch_size, integer, names, number, shares, widths
 from .network import ACTIVATIONS, OPTIMIZERS, SCHEDULE_HELP, SCHEDULES
 from .problem import CLASSIFICATION, REGRESSION
 from .reading import FORMATS
+from .run_folder import CONFIG, csv_text
 
 DIGITS = "digits"
 _DEFAULTS: dict = {
@@ -154,6 +155,7 @@ def settle(given: argparse.Namespace, config: dict | None = None) -> argparse.Na
     """
     options = argparse.Namespace(**vars(given))
     if config is not None:
+        check_saved(given.resume, config["options"])
         options.data = given.data or config["data"]
         vars(options).update(_taken_up(given, config["options"]))
         return options
@@ -172,6 +174,18 @@ def settle(given: argparse.Namespace, config: dict | None = None) -> argparse.Na
     if options.stratify and options.group in options.stratify:
         raise ValueError(f"argument --stratify: {options.group!r} is the group, which stays together")
     return options
+
+
+def check_saved(path: Path, saved: dict) -> None:
+    """Raise ValueError for the first of the options in the configuration of the run in `path` that cannot be one."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_options(parser)
+    for name, default in _DEFAULTS.items():
+        value = saved.get(name, default)
+        if name == "cv" and value is None and saved.get("split") is not None:
+            continue
+        if not _can_be(parser, name, value, default):
+            raise ValueError(f"{path / CONFIG}: damaged: the option {name!r} is {json.dumps(value)[:40]}")
 
 
 def to_save(options: argparse.Namespace) -> dict:
@@ -220,6 +234,22 @@ def _taken_up(given: argparse.Namespace, saved: dict) -> dict:
             )
         values[name] = _either(new, tuple(old) if isinstance(old, list) else old)
     return values
+
+
+def _can_be(parser: argparse.ArgumentParser, name: str, value, default) -> bool:
+    """Whether the parser gives this value, as JSON keeps it, for some text."""
+    if value is None or isinstance(default, bool):
+        return type(value) is type(default)
+    text = value
+    if isinstance(value, (list, tuple)):
+        text = "/".join(map(str, value)) if name == "split" else csv_text(map(str, value), ()).rstrip("\n")
+    try:
+        parsed = getattr(parser.parse_args([f"{_option(name)}={text}"]), name)
+    except argparse.ArgumentError:
+        return False
+    if isinstance(parsed, tuple):  # shares may differ in the last bit
+        return isinstance(value, (list, tuple)) and (name == "split" or parsed == tuple(value))
+    return parsed == value
 
 
 def _either(value, default):

@@ -16,7 +16,7 @@ from .._transformers import load_transformer
 from ..metrics import resolve
 from ..training import predict as outputs_of
 from .messages import note, readable_warnings
-from .options import add_file_options
+from .options import add_file_options, check_saved
 from .preprocessing import transform
 from .problem import labels_of, matrix, refuse_missing_features
 from .reading import read_table
@@ -51,6 +51,7 @@ def predict(given: argparse.Namespace) -> int:
             raise ValueError(f"{given.folder}: the run is not finished: fusedstep train --resume {given.folder}")
         run = _Run(given.folder, config)
         saved = config["options"]
+        check_saved(given.folder, saved)
         if given.out is not None and given.out.is_dir():
             raise ValueError(f"argument --out: {given.out} is a folder, not a file to write to")
         table = read_table(

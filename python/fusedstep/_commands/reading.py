@@ -56,6 +56,9 @@ def _read_npz(path: Path, text: Collection[str]) -> Table:
             if isinstance(content, np.ndarray):
                 raise ValueError("it holds one array without a name")
             arrays = {name: content[name] for name in content.files}
+            other = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
+            if other is not None:
+                raise ValueError(f"{other!r} is not an array")
     except (ValueError, EOFError, KeyError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: not an NPZ file of numbers and texts, or damaged: {error}") from error
     return table_of(str(path), arrays, text)
