@@ -2,6 +2,7 @@ import json
 import math
 import sys
 
+import numpy as np
 import pytest
 
 from fusedstep.history import History
@@ -42,6 +43,12 @@ def test_json_keeps_every_bit(tmp_path):
     assert History.from_json(path) == before
     history((math.nan,)).to_json(path)
     assert math.isnan(History.from_json(path).rows[0]["validation_loss"])
+
+
+def test_json_takes_numbers_of_numpy(tmp_path):
+    rows = [{"epoch": np.int64(1), "train_loss": np.float32(0.5), "validation_loss": np.float32("inf")}]
+    History(rows).to_json(tmp_path / "history.json")
+    assert History.from_json(tmp_path / "history.json").rows == rows
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{}", '{"rows": 3}', '{"rows": [1]}'])

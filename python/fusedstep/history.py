@@ -123,6 +123,7 @@ class History:
 
 
 def _to_json(value):
+    value = value.item() if hasattr(value, "item") else value  # a callback may have put one of NumPy there
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
