@@ -373,6 +373,26 @@ def test_diverging_training_is_refused_and_leaves_the_old_model():
         assert np.array_equal(model.predict(X), before)
 
 
+def test_an_error_amid_the_training_leaves_the_old_model():
+    class Fail(fs.callbacks.Callback):
+        def on_epoch_end(self, run):
+            raise RuntimeError("no disk")
+
+    model = MLPRegressor(max_iter=3, warm_start=True).fit(X, TARGETS["one number"])
+    before = model.predict(X)
+    model.set_params(callbacks=[Fail()])
+    for train in (model.fit, model.partial_fit):
+        with pytest.raises(RuntimeError, match="no disk"):
+            train(X, TARGETS["one number"])
+        assert np.array_equal(model.predict(X), before) and len(model.loss_curve_) == 3
+
+
+def test_a_stop_at_nan_is_told():
+    model = MLPRegressor(solver="sgd", learning_rate_init=1e200, callbacks=[fs.callbacks.StopOnNaN()])
+    with np.errstate(all="ignore"), pytest.warns(ConvergenceWarning, match=r"\[MLPRegressor\] StopOnNaN: the loss of"):
+        model.fit(X, TARGETS["one number"])
+
+
 def test_the_penalty_of_the_loss_is_the_mean_over_the_batches():
     class Batches:
         arrays = (None, None)

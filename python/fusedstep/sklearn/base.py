@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from .._device import as_host
+from ..callbacks import StopOnNaN
 from ..data import MiniBatches
 from ..history import History
 from ..training import fit, predict
@@ -138,24 +139,27 @@ class BaseMLP(BaseEstimator, ABC):
             adaptive=self.learning_rate == "adaptive" and self._sets_rate,
             penalty=penalty,
         )
-        history = fit(
-            model,
-            optimizer,
-            self._loss(kind),
-            batches,
-            None if held_out is None else _given(held_out),
-            epochs=1 if incremental else self.max_iter,
-            metrics=() if held_out is None else (self._metric(held_out, kind),),
-            callbacks=[*callbacks, convergence, *as_callbacks(where, self.callbacks)],
-            progress=bool(self.verbose),
-        )
-        if not all(np.isfinite(values).all() for values in model.state_dict().values()):
+        try:
+            history = fit(
+                model,
+                optimizer,
+                self._loss(kind),
+                batches,
+                None if held_out is None else _given(held_out),
+                epochs=1 if incremental else self.max_iter,
+                metrics=() if held_out is None else (self._metric(held_out, kind),),
+                callbacks=[*callbacks, convergence, *as_callbacks(where, self.callbacks)],
+                progress=bool(self.verbose),
+            )
+            if not all(np.isfinite(values).all() for values in model.state_dict().values()):
+                raise ValueError(
+                    f"[{where}] training gave parameters that are NaN or infinite: "
+                    "standardize X, or lower 'learning_rate_init'"
+                )
+        except BaseException:
             if before is not None:
                 model.load_state_dict(before)
-            raise ValueError(
-                f"[{where}] training gave parameters that are NaN or infinite: "
-                "standardize X, or lower 'learning_rate_init'"
-            )
+            raise
         self._keep(first, kind, model, optimizer, batches, convergence, history)
         self._warn(history, incremental)
         return self
@@ -189,6 +193,8 @@ class BaseMLP(BaseEstimator, ABC):
     def _warn(self, history: History, incremental: bool) -> None:
         if history.interrupted:
             warnings.warn("Training interrupted by user.", UserWarning, stacklevel=4)
+        elif (history.stopped_by or "").startswith(StopOnNaN.__name__):
+            warnings.warn(f"[{type(self).__name__}] {history.stopped_by}", ConvergenceWarning, stacklevel=4)
         elif history.stopped_by is None and not incremental and self.n_iter_ == self.max_iter:
             warnings.warn(
                 f"[{type(self).__name__}] max_iter={self.max_iter} epochs are over and training has not converged yet",
