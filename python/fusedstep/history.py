@@ -90,10 +90,10 @@ class History:
         """The history as plain lists, dicts, numbers and strings; NaN and infinities as strings, as JSON has none."""
         return {
             "rows": [{name: _to_json(value) for name, value in row.items()} for row in self.rows],
-            "best_epoch": self.best_epoch,
+            "best_epoch": _to_json(self.best_epoch),
             "stopped_by": self.stopped_by,
             "interrupted": self.interrupted,
-            "restored_epoch": self.restored_epoch,
+            "restored_epoch": _to_json(self.restored_epoch),
         }
 
     @classmethod
