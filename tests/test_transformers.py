@@ -9,8 +9,9 @@ pytest.importorskip("skops")
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
-from sklearn.feature_selection import SelectKBest
-from sklearn.impute import SimpleImputer
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401 (makes the next import work)
+from sklearn.feature_selection import SelectKBest, f_regression, mutual_info_classif
+from sklearn.impute import IterativeImputer, SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -19,6 +20,7 @@ from sklearn.preprocessing import (
     SplineTransformer,
     StandardScaler,
 )
+from sklearn.random_projection import SparseRandomProjection
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 3))
@@ -45,6 +47,10 @@ class Doubled(TransformerMixin, BaseEstimator):
         (StandardScaler(), X),
         (PCA(2), X),
         (SelectKBest(k=2), X),
+        (SelectKBest(f_regression, k=2), X),
+        (SelectKBest(mutual_info_classif, k=2), X),
+        (IterativeImputer(), X),
+        (SparseRandomProjection(2, random_state=0), X),
         (SplineTransformer(), X),
         (KBinsDiscretizer(quantile_method="averaged_inverted_cdf"), X),
         (COLUMNS, TABLE),

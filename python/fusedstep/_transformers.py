@@ -14,9 +14,18 @@ _KNOWN = (
     "numpy.mean",
     "scipy._lib.array_api_compat.numpy._aliases.asarray",
     "scipy.interpolate._bsplines.BSpline",
+    "scipy.sparse._csr.csr_array",
+    "scipy.sparse._csr.csr_matrix",
     "sklearn.cluster._bisect_k_means._BisectingTree",
     "sklearn.cluster._kmeans._kmeans_single_lloyd",
+    "sklearn.feature_selection._mutual_info.mutual_info_classif",
+    "sklearn.feature_selection._mutual_info.mutual_info_regression",
+    "sklearn.feature_selection._univariate_selection.chi2",
     "sklearn.feature_selection._univariate_selection.f_classif",
+    "sklearn.feature_selection._univariate_selection.f_oneway",
+    "sklearn.feature_selection._univariate_selection.f_regression",
+    "sklearn.feature_selection._univariate_selection.r_regression",
+    "sklearn.impute._iterative._ImputerTriplet",
     "sklearn.metrics._dist_metrics.EuclideanDistance64",
     "sklearn.neighbors._kd_tree.KDTree",
     "sklearn.tree._tree.Tree",
@@ -50,8 +59,8 @@ def load_transformer(path: str | os.PathLike, trusted: Sequence[str] = ()):
     ----------
     path : str or path
     trusted : sequence of str
-        Types beyond those of NumPy, SciPy and scikit-learn that the file may make, such as "my_module.MyTransformer".
-        Only trust what you know: making an object of a type can run its code.
+        Types that the file may make beside those that scikit-learn's transformers are made of, such as
+        "my_module.MyTransformer". Only trust what you know: making an object of a type can run its code.
 
     Raises
     ------
