@@ -18,10 +18,11 @@ class StopOnNaN(Callback):
     """Stop at the first loss, gradient, parameter or buffer that is NaN or infinite, and say where it began.
 
     Loss and gradients are looked at before each step, so the model keeps the parameters that it had, but running
-    statistics have taken the batch in; parameters and buffers are looked at after each epoch. `history.stopped_by` names the first place, in the order in which values
-    flow: the batch; for each layer its parameters, its buffers and its output, for which the layers are run once more
-    on the batch, on copies; the loss; the gradients, from the last layer to the first. On a GPU each look waits for the
-    device. The gradients are left to an optimizer with `skip_nonfinite`, which takes no step from such ones.
+    statistics have taken the batch in; parameters and buffers are looked at after each epoch. `history.stopped_by`
+    names the first place, in the order in which values flow: the batch; for each layer its parameters, its buffers and
+    its output, for which the layers are run once more on the batch, on copies; the loss; the gradients, from the last
+    layer to the first. On a GPU each look waits for the device. The gradients are left to an optimizer with
+    `skip_nonfinite`, which takes no step from such ones.
 
     Examples
     --------
