@@ -7,7 +7,7 @@ import pytest
 
 import fake_cupy
 from fusedstep import backend, fit, nn, optim
-from fusedstep.data import largest_batch_size, memory
+from fusedstep.data import MiniBatches, largest_batch_size, memory
 from fusedstep.nn.accounting import evaluation_bytes, parameter_bytes, training_bytes
 from fusedstep.training import evaluate
 
@@ -116,6 +116,39 @@ def test_what_the_model_and_the_optimizer_hold_is_not_counted_twice(monkeypatch)
     assert largest_batch_size(model, (300,), optimizer=adam) == 64
     memory.check_batch_fits(model, (300,), 64)
     assert len(train(model, 64, batch_size=64).rows) == 1
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_reading_from_disk_is_counted(prefetch, monkeypatch):
+    class OnDisk:
+        shape, dtype = (8192, 300), np.dtype(np.float32)
+
+        def __len__(self):
+            return 8192
+
+        def __getitem__(self, samples):
+            return np.ones((samples.stop - samples.start, 300), np.float32)
+
+    asked = []
+    check = memory.check_batch_fits
+    monkeypatch.setattr("fusedstep.training.check_batch_fits", lambda *arguments: asked.append(arguments))
+    batches = MiniBatches(OnDisk(), np.arange(8192) % 10, batch_size=1024, shuffle_window=2048, prefetch=prefetch)
+    model = MODELS["dense"]()
+    optimizer, loss = optim.SGD(model.parameters()), nn.SoftmaxCrossEntropy()
+    tracemalloc.start()
+    fit(model, optimizer, loss, batches, epochs=1, progress=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    ((model, shape, size, ahead, windows),) = asked
+    assert ahead == prefetch and windows >= 2048 * 1200
+    need = training_bytes(model, (size, *shape), ahead) + windows
+    assert peak <= need + (2 << 20) and need <= peak + 1024 * 1200 + (1 << 20)
+    monkeypatch.setattr(memory, "free_memory", lambda device: need - 1)
+    fresh = MODELS["dense"]()
+    with pytest.raises(ValueError, match=r"a batch of 1024 samples needs .* are free"):
+        check(fresh, shape, size, ahead, windows)
+    monkeypatch.setattr(memory, "free_memory", lambda device: need)
+    check(fresh, shape, size, ahead, windows)
 
 
 def test_a_system_that_tells_nothing(monkeypatch):

@@ -31,6 +31,12 @@ def batches_on(device: Device, batches: MiniBatches, look: Callable | None = Non
     return batches.gathered(lambda reader, bounds: reader.read(bounds), look)
 
 
+def batches_ahead(device: Device, batches: MiniBatches) -> int:
+    """How many batches are on `device` at a time, beside the one that is worked on and the next."""
+    copied = device_of(batches.arrays[0]) is CPU and device is not CPU
+    return max(0, min(batches.prefetch + copied, len(batches) - 2))
+
+
 def device_dtype(position: int, dtype: np.dtype) -> np.dtype:
     """What X, y or weights, at position 0, 1 and 2 of a batch, become on a GPU, as the losses take them there."""
     if position == 2:

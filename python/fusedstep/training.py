@@ -17,7 +17,7 @@ from ._class_weight import class_weights
 from ._device import as_host, get_device, host_copy, loss_value
 from ._loop import Mean, Progress, averaged, host_weights, run_epochs
 from ._training_checks import check_arrays, check_finite, check_objects, check_weights, finite_on_disk, try_out
-from ._transfer import batches_on
+from ._transfer import batches_ahead, batches_on
 from .callbacks import Callback
 from .checkpoint import TrainingState
 from .data import MiniBatches
@@ -205,12 +205,14 @@ def fit(
             try_out(model, loss, name, *arrays)
     if measured:
         _try_metrics(model, loss, held_out, measured)
-    check_batch_fits(model, batches.arrays[0].shape[1:], batches.largest)
+    device = get_device(model.device)
+    windows = batches.window_bytes() if device.name == "cpu" else 0
+    shape, ahead = batches.arrays[0].shape[1:], batches_ahead(device, batches)
+    check_batch_fits(model, shape, batches.largest, ahead, windows)
     for callback in run.callbacks:
         callback.on_train_begin(run)
     if resume is not None:
         _resume(run, resume)
-    device = get_device(model.device)
 
     def validate() -> dict:
         with averaged(model, optimizer) if run.averaged else nullcontext():

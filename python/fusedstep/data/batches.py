@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -191,6 +192,17 @@ class MiniBatches:
         if self.shuffle:
             weights = weights[self.order(self.epoch)]
         return (float(np.sum(weights[slice(*self._bounds(i))], dtype=np.float64)) for i in places)
+
+    def window_bytes(self) -> int:
+        """What the windows take that samples from the disk are shuffled in, and the blocks that are read into them.
+
+        Those of memory maps are the system's.
+        """
+        sources = [array for array in self.arrays if isinstance(array, Source)]
+        sample = sum(math.prod(array.shape[1:]) * array.dtype.itemsize for array in sources)
+        if not sources:
+            return 0
+        return sample * (self._windows.largest * (2 if self.prefetch else 1) + 2 * self._windows.block)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration yield the given epoch (from 0), from its first batch."""

@@ -82,28 +82,31 @@ def _state_bytes(model, optimizer) -> int:
     return sum(state.nbytes for p in model.parameters() for state in optimizer.state_arrays(p.name).values())
 
 
-def largest_that_fits(model, sample_shape: tuple[int, ...], memory: int) -> int:
+def largest_that_fits(model, sample_shape: tuple[int, ...], memory: int, ahead: int = 0) -> int:
     """The largest power of two of samples whose training step takes at most `memory` bytes; 0 if there is none."""
     size = 1
-    while size <= _LARGEST and training_bytes(model, (size, *sample_shape)) <= memory:
+    while size <= _LARGEST and training_bytes(model, (size, *sample_shape), ahead) <= memory:
         size *= 2
     return size // 2
 
 
-def check_batch_fits(model, sample_shape: tuple[int, ...], batch_size: int) -> None:
-    """Raise ValueError if a batch cannot fit into the memory that is free, and say how large one can be."""
+def check_batch_fits(model, sample_shape: tuple[int, ...], batch_size: int, ahead: int = 0, windows: int = 0) -> None:
+    """Raise ValueError if a batch cannot fit into the memory that is free, and say how large one can be.
+
+    `ahead` is as for `training_bytes`; `windows` are bytes that reading from a disk takes.
+    """
     free = free_memory(model.device)
     if free is None:
         return
-    free += held_bytes(model)
-    need = training_bytes(model, (batch_size, *sample_shape))
+    free += held_bytes(model) - windows
+    need = training_bytes(model, (batch_size, *sample_shape), ahead)
     if need <= free:
         return
-    size = largest_that_fits(model, sample_shape, free - _RESERVE)
+    size = largest_that_fits(model, sample_shape, free - _RESERVE, ahead)
     fits = f"batches of {size} fit; accumulate=k makes one step of k of them" if size else "not even one sample fits"
     raise ValueError(
         f"[fit] a batch of {batch_size} samples needs {readable(need)} of memory on {model.device} "
-        f"but {readable(free)} are free: {fits}"
+        f"but {readable(max(free, 0))} are free: {fits}"
     )
 
 

@@ -27,13 +27,14 @@ class _Counting:
         return np.broadcast_to(np.zeros((), dtype), (size,))
 
 
-def training_bytes(model: Sequential, shape: tuple[int, ...]) -> int:
+def training_bytes(model: Sequential, shape: tuple[int, ...], ahead: int = 0) -> int:
     """Bytes that a training step on inputs of `shape` takes beside parameters, gradients and optimizer states.
 
-    The buffers of the layers, which last from step to step; the batch with the next one, which is gathered meanwhile;
-    and three arrays of the size of the output: what `forward` returns, the loss's gradient, and backward's copy of it.
+    The buffers of the layers, which last from step to step; the batch with the next one, which is gathered meanwhile,
+    and those that are `ahead` of it; and three arrays of the size of the output: what `forward` returns, the loss's
+    gradient, and backward's copy of it.
     """
-    values = 2 * math.prod(shape) + 3 * math.prod(shapes_through(model.layers, shape)[-1])
+    values = (2 + ahead) * math.prod(shape) + 3 * math.prod(shapes_through(model.layers, shape)[-1])
     return _buffer_bytes(model, shape) + values * model.dtype.itemsize
 
 
