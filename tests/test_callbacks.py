@@ -63,7 +63,7 @@ def train(callbacks, epochs=10, validated=True):
 )
 def test_early_stopping_restores_parameters_and_buffers_of_the_best_epoch(values, options, best, length):
     states = States()
-    callbacks = [states, Script(values), EarlyStopping(monitor="scripted", **options)]
+    callbacks = [states, Script(values), EarlyStopping(monitor="scripted", **{"mode": "min", **options})]
     model, history = train(callbacks, epochs=8)
     assert len(history.rows) == length
     assert history.restored_epoch == best
@@ -80,14 +80,14 @@ def test_the_restored_model_has_the_best_validation_loss():
 
 def test_early_stopping_without_restoring():
     states = States()
-    callbacks = [states, Script([1, 2, 3]), EarlyStopping(2, restore_best=False, monitor="scripted")]
+    callbacks = [states, Script([1, 2, 3]), EarlyStopping(2, restore_best=False, monitor="scripted", mode="min")]
     model, history = train(callbacks, epochs=3)
     assert history.restored_epoch is None
     assert small.state(model) == states.states[-1]
 
 
 def test_early_stopping_can_be_used_again():
-    stopping = EarlyStopping(patience=1, monitor="scripted")
+    stopping = EarlyStopping(patience=1, monitor="scripted", mode="min")
     for _ in range(2):
         _, history = train([Script([1, 2, 3]), stopping], epochs=3)
         assert len(history.rows) == 2
@@ -100,9 +100,26 @@ def test_ctrl_c_restores_the_best_epoch_so_far():
                 raise KeyboardInterrupt
 
     states = States()
-    model, history = train([states, Script([1, 2, 3]), EarlyStopping(monitor="scripted"), Interrupt()])
+    model, history = train([states, Script([1, 2, 3]), EarlyStopping(monitor="scripted", mode="min"), Interrupt()])
     assert history.interrupted and history.restored_epoch == 1
     assert small.state(model) == states.states[0]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "larger"),
+    [("validation_loss", False), ("train_loss", False), ("validation_accuracy", True), ("validation_rmse", False)],
+)
+def test_without_a_mode_metrics_grow_and_losses_fall(monitor, larger):
+    stopping = EarlyStopping(patience=9, monitor=monitor)
+    X, y = small.data()
+    model = small.model()
+    metrics = ["accuracy", {"rmse": lambda target, output: -float(np.mean(output))}]
+    data = (X[:40], y[:40]), (X[40:], y[40:])
+    history = fit(
+        model, small.adam(model), small.LOSS, *data, epochs=8, metrics=metrics, callbacks=stopping, progress=False
+    )
+    values = history.column(monitor)
+    assert values[history.restored_epoch - 1] == (max(values) if larger else min(values))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +132,13 @@ def test_ctrl_c_restores_the_best_epoch_so_far():
         (lambda: EarlyStopping(min_delta=np.nan), ValueError, "'min_delta' must be"),
         (lambda: Checkpoint("x", every=0), ValueError, "'every' must be"),
         (lambda: train([EarlyStopping()], validated=False), ValueError, "give fit validation data"),
+        (lambda: train([EarlyStopping(monitor="val_loss")]), ValueError, "did you mean 'validation_loss'"),
+        (lambda: train([EarlyStopping(monitor="validation_accuracy")]), ValueError, "metric in fit's 'metrics'"),
+        (
+            lambda: train([EarlyStopping(monitor="seconds")]),
+            ValueError,
+            "'mode' must be 'min' or 'max' to judge 'seconds'",
+        ),
         (lambda: train([EarlyStopping(monitor="f1")]), ValueError, "'monitor' must be one of 'epoch', 'train_loss'"),
         (lambda: train([Checkpoint("no/such/folder/x")]), FileNotFoundError, "folder"),
     ],

@@ -136,7 +136,7 @@ def test_at_most_so_often(tmp_path, monkeypatch):
 
     assert run(min_seconds=3) == [3, 6]
     assert run(min_seconds=99) == []
-    assert run(EarlyStopping(2, monitor="epoch"), min_seconds=99) == [3]  # what a callback ends is saved
+    assert run(EarlyStopping(2, monitor="epoch", mode="min"), min_seconds=99) == [3]  # what a callback ends is saved
 
 
 EXACT = {

@@ -103,13 +103,13 @@ def test_the_step_sizes_are_those_of_torch(series, mode, options):
 
 
 def test_a_step_size_below_the_limit_is_not_raised():
-    callbacks = [Script([1] * 4), ReduceOnPlateau(patience=0, monitor="scripted", min_lr=0.2)]
+    callbacks = [Script([1] * 4), ReduceOnPlateau(patience=0, monitor="scripted", mode="min", min_lr=0.2)]
     _, optimizer, _ = train(callbacks, 4, groups)
     assert lrs(optimizer) == [0.2, 0.1]
 
 
 def test_it_can_be_used_again():
-    plateau = ReduceOnPlateau(factor=0.5, patience=1, monitor="scripted", cooldown=3)
+    plateau = ReduceOnPlateau(factor=0.5, patience=1, monitor="scripted", mode="min", cooldown=3)
     for _ in range(2):
         _, optimizer, history = train([Script([1, 2, 3]), plateau], 3)
         assert history.column("lr") == [0.1] * 3 and lrs(optimizer) == [0.05]
@@ -117,7 +117,11 @@ def test_it_can_be_used_again():
 
 def test_beside_early_stopping():
     values = [3, 2, 2, 2, 2, 2]
-    callbacks = [Script(values), ReduceOnPlateau(0.5, 1, "scripted"), EarlyStopping(3, monitor="scripted")]
+    callbacks = [
+        Script(values),
+        ReduceOnPlateau(0.5, 1, "scripted", "min"),
+        EarlyStopping(3, monitor="scripted", mode="min"),
+    ]
     _, _, history = train(callbacks, 6)
     assert history.column("lr") == [0.1, 0.1, 0.1, 0.1, 0.05] and history.stopped_by.startswith("EarlyStopping")
 
@@ -209,7 +213,7 @@ def test_arrays_are_written_into(gpu, dtype, device):
         assert held[0] is shared and held[1] is other and held[2] is shared
         return [float(shared), float(other), held[3]]
 
-    plateau = ReduceOnPlateau(factor=0.5, patience=0, monitor="scripted")
+    plateau = ReduceOnPlateau(factor=0.5, patience=0, monitor="scripted", mode="min")
     run = Run(optimizer, [plateau])
     plateau.on_train_begin(run)
     plateau.on_epoch_end(run)
@@ -293,7 +297,7 @@ def test_validation_data_are_missing():
 
 
 def test_an_optimizer_without_groups():
-    plateau = ReduceOnPlateau(monitor="scripted")
+    plateau = ReduceOnPlateau(monitor="scripted", mode="min")
     with pytest.raises(TypeError, match=r"\[ReduceOnPlateau\] 'optimizer' must have param_groups"):
         plateau.on_train_begin(Run(Optimizer(), [plateau]))
 

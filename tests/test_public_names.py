@@ -125,7 +125,7 @@ SIGNATURES = {
     "callbacks.Checkpoint": ("path every=1", ""),
     "callbacks.EpochSchedule": ("schedule", ""),
     "callbacks.ReduceOnPlateau": (
-        "factor=0.1 patience=10 monitor='validation_loss' mode='min' min_delta=0.0 cooldown=0 min_lr=0.0",
+        "factor=0.1 patience=10 monitor='validation_loss' mode=None min_delta=0.0 cooldown=0 min_lr=0.0",
         "",
     ),
     "callbacks.StopOnNaN": ("", ""),

@@ -258,6 +258,7 @@ def _predicted(logits: np.ndarray, exclusive: bool) -> np.ndarray:
 
 
 _BY_NAME: dict[str, Metric] = {f.__name__: f for f in (accuracy, f1_macro, roc_auc, rmse, r2)}
+LARGER_IS_BETTER = {"accuracy": True, "f1_macro": True, "roc_auc": True, "rmse": False, "r2": True}
 _OF_SKLEARN = {"f1_macro", "roc_auc", "r2"}
 
 

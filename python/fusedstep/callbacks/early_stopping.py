@@ -25,8 +25,9 @@ class EarlyStopping(Monitor):
         the best epoch back into the model. Until then they are kept in the host's memory.
     monitor : str
         A column of the history.
-    mode : {"min", "max"}
-        Whether smaller or larger is better.
+    mode : {"min", "max"}, optional
+        Whether smaller or larger is better. None: smaller for losses and "rmse", larger for the other metrics of
+        `fusedstep.metrics`; to be given for others.
     min_delta : float
         What a value must gain on the best one to count as an improvement; not negative. NaN never does.
 
@@ -36,7 +37,7 @@ class EarlyStopping(Monitor):
         An argument is out of range; at the start of training, `monitor` is not a column of the history.
     """
 
-    def __init__(self, patience=10, restore_best=True, monitor="validation_loss", mode="min", min_delta=0.0):
+    def __init__(self, patience=10, restore_best=True, monitor="validation_loss", mode=None, min_delta=0.0):
         self.patience = check_integer("EarlyStopping", "patience", patience, 1)
         self.restore_best = bool(restore_best)
         super().__init__(monitor, mode, min_delta)

@@ -29,8 +29,9 @@ class ReduceOnPlateau(Monitor):
         Epochs in a row without improvement after which the next one lowers the step size; not negative.
     monitor : str
         A column of the history.
-    mode : {"min", "max"}
-        Whether smaller or larger is better.
+    mode : {"min", "max"}, optional
+        Whether smaller or larger is better. None: smaller for losses and "rmse", larger for the other metrics of
+        `fusedstep.metrics`; to be given for others.
     min_delta : float
         What a value must gain on the best one to count as an improvement; not negative. NaN never does.
     cooldown : int
@@ -65,7 +66,7 @@ class ReduceOnPlateau(Monitor):
         factor=0.1,
         patience=10,
         monitor="validation_loss",
-        mode="min",
+        mode=None,
         min_delta=0.0,
         cooldown=0,
         min_lr=0.0,
