@@ -96,6 +96,18 @@ def test_a_finished_run_stays_as_it_is(tmp_path, data, capsys):
     assert (code, out.count("\n")) == (2, 2) and "is not empty: choose another folder with --out\n" in err
 
 
+def test_what_a_kill_at_the_end_left_is_removed(tmp_path, data, capsys, interrupted):
+    leftover = ".predictions.csv.0123456789abcdef.tmp"
+    (interrupted / leftover).write_text("half")
+    assert run(capsys, "train", "--resume", interrupted)[0] == 0
+    files = sorted(path.name for path in interrupted.iterdir())
+    assert leftover not in files and "folds" not in files
+    (interrupted / "folds").mkdir()  # as a kill leaves it that comes just after metrics.json
+    (interrupted / "folds" / "fold-1-result.safetensors").write_bytes(b"")
+    assert run(capsys, "train", "--resume", interrupted)[0] == 0
+    assert sorted(path.name for path in interrupted.iterdir()) == files
+
+
 def refused(capsys, *arguments):
     code, _, err = run(capsys, "train", *arguments)
     assert code == 2 and err.startswith("fusedstep: ") and err.count("\n") == 1

@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from .._files import atomic_write
+from .._files import atomic_write, remove_leftovers
 
 _FORMAT = "fusedstep run/1"
 CONFIG, METRICS, HISTORY, PREDICTIONS = "config.json", "metrics.json", "history.json", "predictions.csv"
@@ -91,7 +91,13 @@ class RunFolder:
 
     def finish(self, metrics: dict) -> None:
         self.write_json(METRICS, metrics)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what a finished run needs no longer, and what a kill during a save left."""
         shutil.rmtree(self.folds, ignore_errors=True)
+        for path in list(self.path.iterdir()):
+            remove_leftovers(path)
 
     def forget(self) -> None:
         """After a failure: leave nothing of the run."""

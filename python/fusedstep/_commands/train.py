@@ -56,6 +56,7 @@ def train(given: argparse.Namespace) -> int:
         config = None if given.resume is None else read_config(given.resume)
         options = settle(given, config)
         if config is not None and RunFolder(given.resume).finished:
+            RunFolder(given.resume).tidy()  # a kill may have come before
             print(f"the run in {given.resume} is finished")
             return 0
         _check_installed(options)
