@@ -197,6 +197,13 @@ def test_the_folder_of_another_cross_validation_is_refused(options, message, tmp
         validate(folder=tmp_path / "cv", **options)
 
 
+def test_callbacks_with_other_arguments_are_refused(tmp_path):
+    first = validate(folder=tmp_path / "cv", callbacks=[EarlyStopping(2)])
+    assert_same(validate(folder=tmp_path / "cv", callbacks=[EarlyStopping(2)]), first)
+    with pytest.raises(ValueError, match="with another 'callbacks'"):
+        validate(folder=tmp_path / "cv", callbacks=[EarlyStopping(3)])
+
+
 @pytest.mark.parametrize("name", ["cross_validation.json", "fold-2-result.safetensors", "fold-2-model.safetensors"])
 def test_a_damaged_file_is_named(name, tmp_path):
     validate(folder=tmp_path / "cv")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import zlib
@@ -203,4 +204,9 @@ def _described(value):
         return value.item()
     if hasattr(value, "get_params"):  # a transformer shows its arguments
         return repr(value)
-    return getattr(value, "__qualname__", type(value).__qualname__)
+    kind = type(value)
+    if kind.__module__.startswith("fusedstep."):  # callbacks and losses of ours show their arguments, too
+        shown = {name: getattr(value, name, None) for name in inspect.signature(kind).parameters}
+        arguments = ", ".join(f"{name}={v!r}" for name, v in shown.items() if isinstance(v, (bool, int, float, str)))
+        return f"{kind.__qualname__}({arguments})"
+    return getattr(value, "__qualname__", kind.__qualname__)
