@@ -356,6 +356,11 @@ X3 = {"x": [1, 2, 3] * 4, "y": ["a", "b"] * 6}
         ),
         (X3, ("--target", "y", "--task", "regression"), "line 2: a regression needs numbers but the target 'y' is 'a'"),
         (X3, ("--target", "y", "--cv", "13"), "argument --cv/--folds: there are only 12 samples but got 13"),
+        (
+            {"x": [1, 2, 3, 4], "y": [1, 2, 1, 2]},
+            ("--target", "y", "--cv", "3"),
+            "4 samples in 3 folds leave 1 to train on, and batch normalization needs 2; see --no-batch-norm",
+        ),
         (X3, ("--target", "y", "--group", "x"), "has no column left"),
         (X3, ("--target", "y", "--batch-size", "100"), "argument --batch-size: a training part has about 7 samples"),
         (X3, ("--target", "y", "--batch-size", "1"), "argument --batch-size: must be an integer >= 2 with batch norm"),

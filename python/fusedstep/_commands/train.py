@@ -111,6 +111,11 @@ def _check_size(options: argparse.Namespace, problem: Problem) -> None:
     n = len(problem.y)
     if options.cv is not None and options.cv > n:
         raise ValueError(f"argument --cv/--folds: there are only {n} samples but got {options.cv}")
+    if options.batch_norm and options.cv is not None and _train_size(options, n) < 2:
+        raise ValueError(
+            f"argument --cv/--folds: {n} samples in {options.cv} folds leave 1 to train on, and batch normalization "
+            "needs 2; see --no-batch-norm"
+        )
     resolve(_metrics(options, problem))
     batch_of(options, _train_size(options, n))
 
