@@ -1,19 +1,22 @@
 """Cross-validations that are interrupted, and go on from their folder."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
 import small_problem as small
-from fusedstep import backend, nn
+from fusedstep import backend, nn, optim
 from fusedstep.callbacks import Callback, EarlyStopping
 from fusedstep.cross_validation import rounds
 from fusedstep.data import Source
 from fusedstep.model_selection import RotatingKFold, cross_validate
+from fusedstep.training import fit
 
 pytest.importorskip("threadpoolctl")
 X, Y = small.data(90)
@@ -66,17 +69,13 @@ def test_the_same_call_goes_on_and_ends_with_the_same_bits(fold, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         validate(folder=tmp_path / "cv", callbacks=stopping)
     monkeypatch.setattr(InterruptAt, "fold", None)
-    made = []
-
-    def make(seed):
-        made.append(seed)
-        return small.model(seed)
-
-    result = validate(folder=tmp_path / "cv", callbacks=stopping, make_model=make)
-    assert len(made) == 4 - fold
+    trained = []
+    monkeypatch.setattr(rounds, "fit", lambda *args, **options: trained.append(1) or fit(*args, **options))
+    result = validate(folder=tmp_path / "cv", callbacks=stopping)
+    assert len(trained) == 4 - fold
     assert_same(result, expected)
-    again = validate(folder=tmp_path / "cv", callbacks=stopping, make_model=make)
-    assert len(made) == 4 - fold
+    again = validate(folder=tmp_path / "cv", callbacks=stopping)
+    assert len(trained) == 4 - fold
     assert_same(again, expected)
     assert not list((tmp_path / "cv").glob("*checkpoint*"))
 
@@ -186,7 +185,7 @@ def test_without_a_random_state_that_of_the_folder_goes_on(tmp_path):
         ({"y": 1 - Y}, "with another 'y'"),
         ({"random_state": 2}, "with another 'random_state': 1 there, 2 here"),
         ({"epochs": 5}, "with another 'epochs': 4 there, 5 here"),
-        ({"cv": 4}, "with another 'folds'$"),
+        ({"cv": 4}, "with another 'folds'; choose another folder"),
         ({"metrics": []}, "with another 'metrics'"),
         ({"class_weight": "balanced"}, "with another 'class_weight': None there, 'balanced' here"),
     ],
@@ -202,6 +201,40 @@ def test_callbacks_with_other_arguments_are_refused(tmp_path):
     assert_same(validate(folder=tmp_path / "cv", callbacks=[EarlyStopping(2)]), first)
     with pytest.raises(ValueError, match="with another 'callbacks'"):
         validate(folder=tmp_path / "cv", callbacks=[EarlyStopping(3)])
+
+
+def adam(**options):
+    return lambda model: optim.Adam(model.parameters(), **{"lr": 0.01, **options})
+
+
+def other_model(seed):
+    return nn.Sequential(nn.Dense(2, 3), nn.Dense(3, 2), seed=seed)
+
+
+OTHER_METHODS = {
+    "optimizer.groups[0].lr 0.01, which is 0.02": (small.model, adam(lr=0.02)),
+    "optimizer.groups[0].lr 0.01, which is [0.01": (small.model, adam(lr=optim.schedules.cosine(0.01, 99))),
+    "optimizer.name 'Adam', which is 'SGD'": (small.model, lambda model: optim.SGD(model.parameters(), lr=0.01)),
+    "optimizer.max_norm None, which is 1.0": (small.model, adam(max_norm=1.0)),
+    "model.layers": (other_model, adam()),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_METHODS)
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_model_or_optimizer_is_refused(name, finished, tmp_path, monkeypatch):
+    if not finished:
+        monkeypatch.setattr(InterruptAt, "fold", 1)
+    with nullcontext() if finished else pytest.raises(KeyboardInterrupt):
+        validate(folder=tmp_path, callbacks=stopping)
+    monkeypatch.setattr(InterruptAt, "fold", None)
+    make_model, make_optimizer = OTHER_METHODS[name]
+    monkeypatch.setattr(small, "adam", make_optimizer)
+    expected = (
+        rf"{re.escape(str(tmp_path))}.* was trained with {re.escape(name)}.*choose another folder, or remove this"
+    )
+    with pytest.raises(ValueError, match=expected if finished else "trained with"):
+        validate(folder=tmp_path, callbacks=stopping, make_model=make_model)
 
 
 @pytest.mark.parametrize("name", ["cross_validation.json", "fold-2-result.safetensors", "fold-2-model.safetensors"])

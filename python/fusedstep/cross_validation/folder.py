@@ -16,6 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from .. import nn
+from .._device import as_host, is_cupy
 from .._files import atomic_write
 from .._transformers import load_transformer, save_transformer
 from ..callbacks import Callback, Checkpoint
@@ -26,20 +27,23 @@ MIN_SECONDS = 5.0
 """Between two checkpoints of a fold: a save takes longer than an epoch of a small table."""
 _TRANSFORMERS = ("preprocessor", "target_preprocessor")
 _RESULT = "fusedstep_fold"
+_REMEDY = "choose another folder, or remove this one"
+_STEPS = (0, 1, 10, 100, 1000, 10000)
 
 
 class FoldOfCrossValidation(Callback):
-    """Keeps in a checkpoint which fold it is of, and refuses that of another."""
+    """Keeps in a checkpoint which fold it is of and how it is trained, and refuses that of another."""
 
-    def __init__(self, number: int):
-        self.number = number
+    def __init__(self, number: int, method: dict):
+        self.number, self.method = number, method
 
     def state_dict(self):
-        return {"fold": self.number}
+        return {"fold": self.number, "method": json.dumps(self.method)}
 
     def load_state_dict(self, state):
         if state["fold"] != self.number:
             raise ValueError(f"the checkpoint is of fold {state['fold']}, not of fold {self.number}")
+        check_same_method(json.loads(state["method"]), self.method)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class FoldFolder:
             if now.get(name) != saved.get(name):
                 there, here = saved.get(name), now.get(name)
                 told = "" if isinstance(here, list) else f": {there!r} there, {here!r} here"
-                raise ValueError(f"{self.path}: is of a cross-validation with another {name!r}{told}")
+                raise ValueError(f"{self.path}: is of a cross-validation with another {name!r}{told}; {_REMEDY}")
         for leftover in (*self.path.glob(".fold-*.tmp"), *self.path.glob(f".{self._json.name}.*.tmp")):
             leftover.unlink()
         for number in range(1, len(folds) + 1):
@@ -137,17 +141,20 @@ class FoldFolder:
         path = self._file(number, "checkpoint.safetensors")
         return path if path.exists() else None
 
-    def callbacks(self, number: int) -> list[Callback]:
+    def callbacks(self, number: int, method: dict) -> list[Callback]:
         path = self._file(number, "checkpoint.safetensors")
-        return [FoldOfCrossValidation(number), Checkpoint(path, min_seconds=MIN_SECONDS)]
+        return [FoldOfCrossValidation(number, method), Checkpoint(path, min_seconds=MIN_SECONDS)]
 
-    def write(self, number: int, *, row: dict, outputs: np.ndarray, history: History, model, **transformers) -> None:
+    def write(
+        self, number: int, *, row: dict, outputs: np.ndarray, history: History, model, method: dict, **transformers
+    ) -> None:
         """Keep what a round gave; the result comes last, so where it is the rest is, too."""
         for name in _TRANSFORMERS:
             if transformers[name] is not None:
                 save_transformer(self._file(number, f"{name}.skops"), transformers[name])
         model.save(self._file(number, "model.safetensors"))
-        content = json.dumps({"row": row, "history": history.to_dict(), "device": model.device})
+        content = {"row": row, "history": history.to_dict(), "device": model.device, "method": method}
+        content = json.dumps(content)
         data = safetensors.numpy.save({"outputs": np.ascontiguousarray(outputs)}, {_RESULT: content})
         atomic_write(self._file(number, "result.safetensors"), data)
         self._file(number, "checkpoint.safetensors").unlink(missing_ok=True)
@@ -165,15 +172,52 @@ class FoldFolder:
             with safetensors.safe_open(path, "numpy") as file:
                 content, outputs = json.loads(file.metadata()[_RESULT]), file.get_tensor("outputs")
             row, history, device = content["row"], History.from_dict(content["history"]), content["device"]
+            method = content["method"]
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not the result of a fold, or damaged: {error!r}") from error
         model = nn.load(self._file(number, "model.safetensors")).to(device)
         transformers = {name: self._file(number, f"{name}.skops") for name in _TRANSFORMERS}
         read = {name: load_transformer(p, self.trusted) if p.exists() else None for name, p in transformers.items()}
-        return {"row": row, "outputs": outputs, "history": history, "model": model, **read}
+        return {"row": row, "outputs": outputs, "history": history, "model": model, "method": method, **read}
 
     def _file(self, number: int, name: str) -> Path:
         return self.path / f"fold-{number}-{name}"
+
+
+def describe_method(model, optimizer, sample_shape: tuple[int, ...]) -> dict:
+    """What decides a training beside data and options, as JSON keeps it: layers, optimizer, hyper-parameters."""
+    model = {name: v for name, v in model.architecture().items() if name not in ("seed", "random_offset")}
+    settings = {name: getattr(optimizer, name, None) for name in ("max_norm", "ema_decay", "skip_nonfinite")}
+    groups = [
+        {name: [p.name for p in value] if name == "params" else _setting(value) for name, value in group.items()}
+        for group in getattr(optimizer, "param_groups", ())
+    ]
+    optimizer = {"name": type(optimizer).__qualname__, **settings, "groups": groups}
+    return json.loads(json.dumps({"sample_shape": sample_shape, "model": model, "optimizer": optimizer}))
+
+
+def check_same_method(there: dict, here: dict) -> None:
+    """Raise ValueError if what a folder keeps was trained in another way, naming the first thing that differs."""
+    found = _difference(there, here, "")
+    if found is not None:
+        raise ValueError("was trained with {} {!r}, which is {!r} here; {}".format(*found, _REMEDY))
+
+
+def _difference(there, here, name: str) -> tuple | None:
+    if isinstance(there, dict) and isinstance(here, dict):
+        pairs = [(f"{name}.{key}".lstrip("."), there.get(key), here.get(key)) for key in {**there, **here}]
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        pairs = [(f"{name}[{i}]", *both) for i, both in enumerate(zip(there, here, strict=True))]
+    else:
+        return None if there == here else (name, there, here)
+    return next(filter(None, (_difference(a, b, key) for key, a, b in pairs)), None)
+
+
+def _setting(value):
+    """A hyper-parameter; a schedule by what it gives."""
+    if callable(value):
+        return [float(value(step)) for step in _STEPS]
+    return float(as_host(value)) if is_cupy(value) else _described(value)
 
 
 def _fingerprint(samples: Samples) -> str:

@@ -17,7 +17,7 @@ from .._extras import require
 from ..data.sources import Samples, Source
 from ..history import History
 from ..training import evaluate, fit, predict
-from .folder import FoldFolder
+from .folder import FoldFolder, check_same_method, describe_method
 
 _PARTS = ("train", "validation", "test")
 
@@ -32,6 +32,7 @@ class Round:
     preprocessor: Any
     target_preprocessor: Any
     model: Any
+    method: dict
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Task:
     def run(self, number: int, fold: Sequence[np.ndarray], seed: int, progress: bool | str) -> Round:
         """Train and test the model of fold `number`, from 1, or take up what the folder has of it."""
         if self.folder is not None and self.folder.is_done(number):
-            return Round(**self.folder.read(number))
+            return self._taken_up(number, seed)
         before = backend.get_num_threads()
         if self.kernel_threads is not None:
             backend.set_num_threads(self.kernel_threads)
@@ -79,15 +80,15 @@ class Task:
             targets = [target.astype(inputs[0].dtype, copy=False) for target in targets]
         data = {part: both for part, *both in zip(_PARTS, inputs, targets, strict=True)}
         metrics = _in_own_unit(self.metrics, target_preprocessor)
-        model = call(self.make_model, "make_model", seed=seed, sample_shape=inputs[0].shape[1:])
+        sample_shape = inputs[0].shape[1:]
+        model, optimizer, method = self._made(seed, sample_shape)
         if any(model is other for other in self.seen):  # it would be tested on what it was trained on
             raise ValueError(f"[cross_validate] 'make_model' returned the same model again for fold {number}")
         self.seen.append(model)
         options = self.fit_options | {"callbacks": self._callbacks(number), "progress": progress, "seed": seed}
         if self.folder is not None:
-            options["callbacks"] += self.folder.callbacks(number)
+            options["callbacks"] += self.folder.callbacks(number, method)
             options["resume"] = self.folder.checkpoint_of(number)
-        optimizer = self.make_optimizer(model)
         history = fit(model, optimizer, self.loss, data["train"], data["validation"], metrics=metrics, **options)
         if history.interrupted:
             raise KeyboardInterrupt
@@ -98,7 +99,22 @@ class Task:
         outputs = predict(model, data["test"][0])
         if target_preprocessor is not None:
             outputs = target_preprocessor.inverse_transform(np.float64(outputs))
-        return Round(row, outputs, history, preprocessor, target_preprocessor, model)
+        return Round(row, outputs, history, preprocessor, target_preprocessor, model, method)
+
+    def _made(self, seed: int, sample_shape: tuple[int, ...]) -> tuple:
+        """(model, optimizer, what describes them)"""
+        model = call(self.make_model, "make_model", seed=seed, sample_shape=sample_shape)
+        optimizer = self.make_optimizer(model)
+        return model, optimizer, describe_method(model, optimizer, sample_shape)
+
+    def _taken_up(self, number: int, seed: int) -> Round:
+        done = Round(**self.folder.read(number))
+        _, _, method = self._made(seed, tuple(done.method["sample_shape"]))
+        try:
+            check_same_method(done.method, method)
+        except ValueError as error:
+            raise ValueError(f"{self.folder.path}: fold {number} {error}") from None
+        return done
 
     def _callbacks(self, number: int) -> list:
         callbacks = self.fit_options.get("callbacks", ())
