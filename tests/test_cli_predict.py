@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fusedstep import cli
+from fusedstep._commands.results import prediction_columns, probabilities
 
 pytest.importorskip("sklearn")
 pytest.importorskip("skops")
@@ -328,3 +329,10 @@ def test_options_of_any_kind_are_taken_up(runs, tmp_path, capsys):
     assert run(capsys, "train", data, "--target", "y", *options, *more)[0] == 0
     assert run(capsys, "predict", folder, data)[0] == 0
     assert run(capsys, "train", "--resume", folder) == (0, f"the run in {folder} is finished\n", "")
+
+
+def test_probabilities_keep_the_order_of_float32_logits():
+    logits = np.float32([[0, -1.546875], [0, np.nextafter(np.float32(-1.546875), np.float32(0))]])
+    _, cells = prediction_columns(["a", "b"], probabilities(logits, ["a", "b"]))
+    (_, _, first), (_, _, second) = cells
+    assert float(first) < float(second)

@@ -56,5 +56,5 @@ def prediction_columns(classes: Sequence[str], outputs: np.ndarray) -> tuple[lis
     if not classes:
         return ["prediction"], ([f"{value:.9g}"] for value in outputs[:, 0].tolist())
     names = [classes[i] for i in outputs.argmax(axis=1)]
-    cells = ([name, *(f"{p:.6g}" for p in row)] for name, row in zip(names, outputs.tolist(), strict=True))
+    cells = ([name, *(f"{p:.9g}" for p in row)] for name, row in zip(names, outputs.tolist(), strict=True))
     return ["prediction", *(f"probability_{name}" for name in classes)], cells
