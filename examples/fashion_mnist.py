@@ -68,7 +68,7 @@ def main():
         callbacks=[fs.callbacks.EarlyStopping(patience=8)],
     )
     seconds = time.perf_counter() - start
-    test = fs.training.evaluate(model, fs.nn.SoftmaxCrossEntropy(), X_test, y_test, metrics=["accuracy"])
+    test = fs.evaluate(model, fs.nn.SoftmaxCrossEntropy(), X_test, y_test, metrics=["accuracy"])
     print(f"best epoch {history.best_epoch} of {len(history.rows)}, {seconds:.0f} seconds")
     print(f"test loss {test['loss']:.4f}, test accuracy {test['accuracy']:.4f}")
     history.plot("fashion_mnist.png")

@@ -4,7 +4,8 @@ import pytest
 import small_problem as small
 from fusedstep import nn, optim
 from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping, StopOnNaN
-from fusedstep.training import evaluate, fit
+from fusedstep.evaluation import evaluate
+from fusedstep.training import fit
 
 
 class States(Callback):

@@ -13,8 +13,8 @@ from fusedstep import get_num_threads, nn, optim, set_num_threads
 from fusedstep._blas import blas_threads
 from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping
 from fusedstep.cross_validation.rounds import Task
+from fusedstep.evaluation import evaluate
 from fusedstep.model_selection import RotatingKFold, cross_validate
-from fusedstep.training import evaluate
 
 pytest.importorskip("threadpoolctl")
 X, Y = small.data(90)

@@ -14,7 +14,7 @@ from fusedstep import fit, nn, optim
 from fusedstep.data import MiniBatches, Source
 from fusedstep.data.sources import as_samples, is_on_disk, select
 from fusedstep.data.windows import choose
-from fusedstep.training import evaluate, predict
+from fusedstep.evaluation import evaluate, predict
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(203, 5)).astype(np.float32)

@@ -19,9 +19,10 @@ from fusedstep._transfer import _Slot, batches_on
 from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping, StopOnNaN
 from fusedstep.data import MiniBatches
 from fusedstep.data.reading import MemoryReader
+from fusedstep.evaluation import evaluate, predict
 from fusedstep.nn.inspection import layer_outputs
 from fusedstep.reference.losses import check_weights
-from fusedstep.training import evaluate, fit, predict
+from fusedstep.training import fit
 from small_optimizers import VARIANTS, parameters, set_gradients
 
 

@@ -8,8 +8,8 @@ import pytest
 import fake_cupy
 from fusedstep import backend, fit, nn, optim
 from fusedstep.data import MiniBatches, largest_batch_size, memory
+from fusedstep.evaluation import evaluate
 from fusedstep.nn.accounting import evaluation_bytes, parameter_bytes, training_bytes
-from fusedstep.training import evaluate
 
 MODELS = {
     "dense": lambda: nn.Sequential(nn.Dense(300, 200), nn.ReLU(), nn.Dense(200, 10)),
@@ -186,7 +186,7 @@ def test_full_batch_and_one_example_are_ordinary():
 
 
 def test_large_samples_are_judged_fewer_at_a_time(monkeypatch):
-    from fusedstep import training
+    from fusedstep import evaluation
 
     model = MODELS["dense"]()
     x, y = np.ones((40, 300), np.float32), np.arange(40) % 10
@@ -194,7 +194,7 @@ def test_large_samples_are_judged_fewer_at_a_time(monkeypatch):
     sizes = []
     predict = model.predict
     monkeypatch.setattr(model, "predict", lambda batch: sizes.append(len(batch)) or predict(batch), raising=False)
-    monkeypatch.setattr(training, "_EVALUATION_BYTES", 7 * evaluation_bytes(model, (300,)))
+    monkeypatch.setattr(evaluation, "_EVALUATION_BYTES", 7 * evaluation_bytes(model, (300,)))
     result = evaluate(model, nn.SoftmaxCrossEntropy(), x, y)
     assert max(sizes) < 14 and sum(sizes) == 40
     assert result["loss"] == pytest.approx(expected["loss"], rel=1e-6)

@@ -7,8 +7,9 @@ import pytest
 
 import small_problem as small
 from fusedstep import nn, optim
+from fusedstep.evaluation import evaluate
 from fusedstep.metrics import accuracy, f1_macro, r2, resolve, rmse, roc_auc
-from fusedstep.training import evaluate, fit
+from fusedstep.training import fit
 
 DTYPES = [np.float16, np.float32, np.float64]
 

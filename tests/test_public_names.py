@@ -121,6 +121,8 @@ SIGNATURES = {
         "model optimizer loss train validation=None",
         "epochs batch_size=128 metrics=() callbacks=() progress=True seed=0 resume=None class_weight=None accumulate=1",
     ),
+    "evaluate": ("model loss X y weights=None", "metrics=() batch_size=None"),
+    "predict": ("model X", "batch_size=None"),
     "callbacks.EarlyStopping": ("patience=10 restore_best=True", ""),
     "callbacks.Checkpoint": ("path every=1", ""),
     "callbacks.EpochSchedule": ("schedule", ""),

@@ -12,8 +12,9 @@ from fusedstep import nn, optim
 from fusedstep._device import all_finite
 from fusedstep.callbacks import Callback
 from fusedstep.data import MiniBatches
+from fusedstep.evaluation import evaluate, predict
 from fusedstep.metrics import accuracy
-from fusedstep.training import evaluate, fit, predict
+from fusedstep.training import fit
 
 
 def train(epochs=3, seed=0, model=None, loss=small.LOSS, validated=True, **options):

@@ -2,8 +2,9 @@
 
 __version__ = "0.1.0"
 
-from . import callbacks, data, metrics, model_selection, nn, ops, optim, reference, training
+from . import callbacks, data, metrics, model_selection, nn, ops, optim, reference
 from .backend import available_isas, get_num_threads, info, set_num_threads
+from .evaluation import evaluate, predict
 from .history import History
 from .training import fit
 
@@ -12,6 +13,7 @@ __all__ = [
     "available_isas",
     "callbacks",
     "data",
+    "evaluate",
     "fit",
     "get_num_threads",
     "info",
@@ -20,9 +22,9 @@ __all__ = [
     "nn",
     "ops",
     "optim",
+    "predict",
     "reference",
     "set_num_threads",
-    "training",
 ]
 
 

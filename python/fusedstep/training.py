@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import closing, nullcontext
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,21 +14,17 @@ import numpy as np
 
 from . import metrics as _metrics
 from ._class_weight import class_weights
-from ._device import as_host, get_device, host_copy, loss_value
-from ._loop import Mean, Progress, averaged, host_weights, run_epochs
+from ._device import get_device, host_copy
+from ._loop import Progress, averaged, run_epochs
 from ._training_checks import check_arrays, check_finite, check_objects, check_weights, finite_on_disk, try_out
-from ._transfer import batches_ahead, batches_on
+from ._transfer import batches_ahead
 from .callbacks import Callback
 from .checkpoint import TrainingState
 from .data import MiniBatches
 from .data.memory import check_batch_fits
-from .data.sources import Source, as_samples
+from .evaluation import judge, try_metrics
 from .history import History
-from .nn.accounting import evaluation_bytes
 from .reference.scalars import check_integer
-
-_EVALUATION_BATCH = 1024
-_EVALUATION_BYTES = 1 << 28  # large samples are judged fewer at a time
 
 
 @dataclass
@@ -204,7 +200,7 @@ def fit(
             check_finite(name, *arrays[:2])
             try_out(model, loss, name, *arrays)
     if measured:
-        _try_metrics(model, loss, held_out, measured)
+        try_metrics(model, loss, held_out, measured)
     device = get_device(model.device)
     windows = batches.window_bytes() if device.name == "cpu" else 0
     shape, ahead = batches.arrays[0].shape[1:], batches_ahead(device, batches)
@@ -216,7 +212,7 @@ def fit(
 
     def validate() -> dict:
         with averaged(model, optimizer) if run.averaged else nullcontext():
-            return _evaluate(model, loss, held_out, measured, None, finite_on_disk("validation"))
+            return judge(model, loss, held_out, measured, None, finite_on_disk("validation"))
 
     with device.active():
         run_epochs(run, epochs, None if held_out is None else validate, progress)
@@ -225,87 +221,6 @@ def fit(
     for callback in run.callbacks:
         callback.on_train_end(run)
     return run.history
-
-
-def evaluate(model, loss, X, y, weights=None, *, metrics=(), batch_size: int | None = None) -> dict:
-    """Loss and metrics of a model in evaluation mode.
-
-    Parameters
-    ----------
-    model, loss
-        As for `fit`; the model is not changed.
-    X, y : array_like
-        Samples and targets, of the same length.
-    weights : array_like, optional
-        One weight a sample, for the loss.
-    metrics : str, callable, dict, or a sequence of these
-        As for `fit`; each sees all targets and outputs at once.
-    batch_size : int, optional
-        How many samples to predict at a time; a remainder joins the batch before it. None: 1024, or fewer where they
-        are so large that their activations would take more than 256 MiB. The loss is the mean over all samples,
-        whatever the batch size.
-
-    Returns
-    -------
-    dict of str to float
-        ``"loss"`` and the metrics by name.
-
-    Raises
-    ------
-    ValueError
-        An array is empty, or lengths differ.
-    """
-    arrays = (X, y) if weights is None else (X, y, weights)
-    arrays = check_arrays("data", arrays, where="evaluate")
-    return _evaluate(model, loss, arrays, _metrics.resolve(metrics), batch_size, finite_on_disk("data", "evaluate"))
-
-
-def _try_metrics(model, loss, arrays, measured) -> None:
-    """Raise what metrics would raise after the first epoch, before training has cost anything."""
-    on_disk = any(isinstance(array, Source) for array in arrays)
-    step = -(-len(arrays[0]) // _EVALUATION_BATCH)
-    some = [array[:_EVALUATION_BATCH] if on_disk else array[::step] for array in arrays]
-    try:
-        _evaluate(model, loss, some, measured, None, None)
-    except Exception:  # all samples decide: a few may lack a class
-        _evaluate(model, loss, arrays, measured, None, finite_on_disk("validation"))
-
-
-def _evaluate(model, loss, arrays, measured, batch_size: int | None, look: Callable | None) -> dict:
-    outputs, targets, losses = [], [], Mean()
-    batches = _in_order_of_samples(model, arrays, batch_size)
-    totals = batches.totals(host_weights(arrays))
-    device = get_device(model.device)
-    with device.active(), closing(batches_on(device, batches, look)) as on_device:
-        for (x, *target), total in zip(on_device, totals, strict=True):
-            output = model.predict(x)
-            if total:
-                losses.add(loss_value(loss(output, *target)[0]), total)
-            if measured:
-                outputs.append(as_host(output))
-                targets.append(host_copy(target[0]))
-        result = {"loss": losses.value}
-    if measured:
-        output, target = np.concatenate(outputs), np.concatenate(targets)
-        result |= {name: metric(target, output) for name, metric in measured.items()}
-    return result
-
-
-def predict(model, X, *, batch_size: int | None = None) -> np.ndarray:
-    """The model's outputs in evaluation mode, a NumPy array computed a batch at a time on the model's device.
-
-    X may be all that `fit` takes; `batch_size` is as for `evaluate`.
-    """
-    batches = _in_order_of_samples(model, [as_samples(X)], batch_size)
-    with closing(batches_on(get_device(model.device), batches)) as on_device:
-        return np.concatenate([as_host(model.predict(x)) for (x,) in on_device])
-
-
-def _in_order_of_samples(model, arrays, batch_size: int | None) -> MiniBatches:
-    if batch_size is None:
-        fit = _EVALUATION_BYTES // max(1, evaluation_bytes(model, arrays[0].shape[1:]))
-        batch_size = min(_EVALUATION_BATCH, max(1, fit))
-    return MiniBatches(*arrays, batch_size=batch_size, shuffle=False, last="merge")
 
 
 def _resume(run: Run, path) -> None:

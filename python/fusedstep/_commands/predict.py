@@ -13,8 +13,8 @@ from .._arguments import HelpFormatter
 from .._extras import require
 from .._files import atomic_write
 from .._transformers import load_transformer
+from ..evaluation import predict as outputs_of
 from ..metrics import resolve
-from ..training import predict as outputs_of
 from .messages import note, readable_warnings
 from .options import add_file_options, check_saved
 from .preprocessing import transform

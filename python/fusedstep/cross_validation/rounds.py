@@ -15,8 +15,9 @@ from .. import backend
 from .._blas import blas_threads as _blas_threads
 from .._extras import require
 from ..data.sources import Samples, Source
+from ..evaluation import evaluate, predict
 from ..history import History
-from ..training import evaluate, fit, predict
+from ..training import fit
 from .folder import FoldFolder, check_same_method, describe_method
 
 _PARTS = ("train", "validation", "test")

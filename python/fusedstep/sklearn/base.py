@@ -16,8 +16,9 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from .._device import as_host
 from ..callbacks import StopOnNaN
 from ..data import MiniBatches
+from ..evaluation import predict
 from ..history import History
-from ..training import fit, predict
+from ..training import fit
 from .convergence import Convergence, InverseScaling
 from .network import WHOLE_RUN, dense_parameters, make_layers, make_model, make_optimizer, starting_values
 from .objective import L2Penalty
