@@ -61,6 +61,15 @@ def test_printing_gives_the_table():
     assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 100
 
 
+def test_repr_is_the_table_and_plot_has_a_panel_a_fold():
+    pytest.importorskip("matplotlib")
+    result = validate()
+    assert repr(result) == str(result)
+    assert [axes.get_title() for axes in result.plot().axes] == [f"fold {k}" for k in (1, 2, 3, 4, 5)]
+    result.rows[0]["test_loss"] = 12345678.9
+    assert "1.235e+07" in str(result)
+
+
 def test_the_seed_decides_the_rows():
     a = validate()
     assert validate().rows == a.rows
@@ -247,6 +256,7 @@ def test_blas_threads_are_set_and_put_back():
         ({"cv": "5"}, TypeError, "'cv' must be a number of folds or a RotatingKFold but got '5'"),
         ({"cv": RotatingKFold(3).as_sklearn()}, TypeError, "'cv' must be a number of folds or a RotatingKFold"),
         ({"cv": 2}, ValueError, "'n_splits'"),
+        ({"make_model": small.model()}, TypeError, "'make_model' must be a function, which is called for each fold"),
         ({"preprocess": dict}, TypeError, r"must be instances, dict\(\), but got the class"),
         ({"X": np.where(X[70, 1] == X, np.nan, X)}, ValueError, "'X' holds NaN or infinity, first in sample 70"),
         (

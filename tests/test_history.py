@@ -28,6 +28,14 @@ def test_best_epoch():
     assert restored.best_epoch == 1
 
 
+def test_repr_is_one_line():
+    rows = [{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.23456}]
+    assert repr(History()) == "History(0 epochs)"
+    assert repr(History(rows[:1], interrupted=True)) == "History(1 epoch, last train loss 2, interrupted)"
+    rows = [{**row, "validation_loss": 3.0 - row["epoch"]} for row in rows]
+    assert repr(History(rows, "Stop: why")) == "History(2 epochs, best 2 with a validation loss of 1, Stop: why)"
+
+
 def test_column():
     assert history().column("validation_loss") == [0.9, 0.5, 0.7]
     with pytest.raises(KeyError):

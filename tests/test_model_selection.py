@@ -319,3 +319,12 @@ def test_objects_that_are_no_classes_are_not_stratified():
     y = np.linspace(0, 1, 12).astype(object)
     same = [test.tolist() for _, _, test in RotatingKFold(3, random_state=1).split(y, y)]
     assert same == [test.tolist() for _, _, test in RotatingKFold(3, random_state=1).split(y)]
+
+
+def test_data_frames_stay_data_frames():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": np.arange(20), "b": list("xy") * 10})
+    parts = train_val_test_split(frame, frame["b"], stratify=frame["b"], random_state=0)
+    for part, labels in zip(parts[:3], parts[3:], strict=True):
+        assert list(part.columns) == ["a", "b"] and (part["b"] == labels).all()
+    assert sorted(pandas.concat(parts[:3])["a"]) == list(range(20))

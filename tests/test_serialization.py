@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -232,3 +234,10 @@ def test_interrupted_save_leaves_the_old_file(path, monkeypatch, function, error
     monkeypatch.undo()
     assert_same_state(nn.load(path), old.state_dict())
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_every_byte_of_a_file_follows_from_its_content(tmp_path):
+    code = "import sys; from fusedstep import nn; nn.Sequential(nn.Dense(3, 4), nn.BatchNorm(4)).save(sys.argv[1])"
+    for name in "abcd":
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True)
+    assert len({(tmp_path / name).read_bytes() for name in "abcd"}) == 1

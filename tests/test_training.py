@@ -10,7 +10,7 @@ import pytest
 import small_problem as small
 from fusedstep import nn, optim
 from fusedstep._device import all_finite
-from fusedstep.callbacks import Callback
+from fusedstep.callbacks import Callback, Checkpoint, StopOnNaN
 from fusedstep.data import MiniBatches
 from fusedstep.evaluation import evaluate, predict
 from fusedstep.metrics import accuracy
@@ -295,6 +295,64 @@ def test_wrong_input_leaves_the_model_as_it_was(options, error, message):
         fit(model, small.adam(model), small.LOSS, **arguments)
     assert small.state(model) == before
     assert model.random_offset == 0
+
+
+@pytest.mark.parametrize(
+    ("train", "loss", "message"),
+    [
+        ((X.astype(object), Y), small.LOSS, "words have to become numbers first, by scikit-learn's OneHotEncoder"),
+        (
+            (X[:, :1], Y),
+            small.LOSS,
+            r"batches of 'train X' have the shape \(4, 1\): layer 0.* takes x of shape \(N, 2\)",
+        ),
+        ((X, X.astype(np.float64)), nn.MeanSquaredError(), r"pass target\.astype\(np\.float32\)"),
+        (
+            (X, X[:, 0]),
+            nn.MeanSquaredError(),
+            r"'train y' of shape \(40,\) does not fit.*reshape\(-1, 2\)|must have the",
+        ),
+    ],
+)
+def test_what_to_do_about_typical_mistakes(train, loss, message):
+    model = small.model()
+    with pytest.raises((TypeError, ValueError), match=message):
+        fit(model, small.adam(model), loss, train, epochs=1, batch_size=4, progress=False)
+
+
+def test_a_diverged_run_is_told():
+    X, _ = small.data(40)
+    model = nn.Sequential(nn.Dense(2, 8), nn.Dense(8, 2))
+
+    def run(**options):
+        target = np.float32(X * 1e3)
+        optimizer = optim.SGD(model.parameters(), lr=1e3)
+        with np.errstate(all="ignore"):
+            return fit(model, optimizer, nn.MeanSquaredError(), (X, target), epochs=30, progress=False, **options)
+
+    state = model.state_dict()
+    with pytest.warns(RuntimeWarning, match="the training diverged: parameters are NaN or infinite"):
+        run()
+    model.load_state_dict(state)
+    assert "StopOnNaN" in run(callbacks=StopOnNaN()).stopped_by  # which says it, so nothing else does
+
+
+def test_resume_from_a_file_that_is_still_to_be_written(tmp_path):
+    X, y = small.data(40)
+    path = tmp_path / "run.safetensors"
+
+    def run(epochs, **options):
+        model = small.model()
+        fit(model, small.adam(model), small.LOSS, (X, y), epochs=epochs, progress=False, **options)
+        return small.state(model)
+
+    def again(epochs):
+        return run(epochs, callbacks=[Checkpoint(path)], resume=path)
+
+    assert again(2) == run(2)
+    assert again(4) == run(4)
+    with pytest.raises(FileNotFoundError):
+        run(2, callbacks=[Checkpoint(tmp_path / "other")], resume=tmp_path / "none")
 
 
 def test_a_batch_too_small_for_batch_norm_is_refused_before_training():

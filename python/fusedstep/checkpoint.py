@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from ._files import atomic_write
+from ._files import atomic_write, safetensors_bytes
 from .history import History
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def save_checkpoint(
         "version": _VERSION,
     }
     text = json.dumps(content)
-    atomic_write(path, save(tensors, {_KEY: text, "crc32": _crc32(text, tensors)}))
+    atomic_write(path, safetensors_bytes(tensors, {_KEY: text, "crc32": _crc32(text, tensors)}))
 
 
 def save_run(path: str | os.PathLike, run: Run) -> None:

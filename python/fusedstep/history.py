@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ._files import atomic_write
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """One row an epoch, and how the run ended.
 
@@ -33,12 +33,24 @@ class History:
     >>> rows = [{"epoch": 1, "validation_loss": 0.7}, {"epoch": 2, "validation_loss": 0.4}]
     >>> History(rows).best_epoch
     2
+    >>> History(rows)
+    History(2 epochs, best 2 with a validation loss of 0.4)
     """
 
     rows: list[dict] = field(default_factory=list)
     stopped_by: str | None = None
     interrupted: bool = False
     restored_epoch: int | None = None
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self.rows)} epoch{'s' * (len(self.rows) != 1)}"]
+        best = next((row for row in self.rows if row["epoch"] == self.best_epoch), {})
+        if "validation_loss" in best:
+            parts.append(f"best {best['epoch']} with a validation loss of {best['validation_loss']:.4g}")
+        elif self.rows and "train_loss" in self.rows[-1]:
+            parts.append(f"last train loss {self.rows[-1]['train_loss']:.4g}")
+        parts += [self.stopped_by] if self.stopped_by else []
+        return f"History({', '.join(parts)}{', interrupted' * self.interrupted})"
 
     @property
     def best_epoch(self) -> int | None:

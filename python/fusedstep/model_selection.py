@@ -211,8 +211,8 @@ def train_val_test_split(
     -------
     list of ndarray or Source
         Train, validation and test part of each array, in scikit-learn's order: X_train, X_validation, X_test,
-        y_train, ... Samples keep their order. Those in memory are copied; of a memory map, an HDF5 or Zarr dataset each
-        part is a `fusedstep.data.Source`, and nothing is read.
+        y_train, ... Samples keep their order. Those in memory are copied, data frames of pandas as such; of a memory
+        map, an HDF5 or Zarr dataset each part is a `fusedstep.data.Source`, and nothing is read.
 
     Raises
     ------
@@ -236,7 +236,7 @@ def train_val_test_split(
     where = "train_val_test_split"
     if not arrays:
         raise TypeError(f"[{where}] needs at least one array")
-    arrays = [as_samples(array) for array in arrays]
+    arrays = [array if hasattr(array, "iloc") else as_samples(array) for array in arrays]
     n_samples = _checks.same_length(where, {f"arrays[{i}]": array for i, array in enumerate(arrays)})
     try:
         shares = [float(size) for size in sizes]
@@ -251,4 +251,8 @@ def train_val_test_split(
     part = _splitting.deal(columns, n_samples, shares, groups, _splitting.generator(where, random_state))
     parts = [np.flatnonzero(part == k) for k in range(3)]
     _splitting.check_partition(where, parts, n_samples)
-    return [select(array, indices) for array in arrays for indices in parts]
+    return [
+        array.iloc[indices] if hasattr(array, "iloc") else select(array, indices)
+        for array in arrays
+        for indices in parts
+    ]

@@ -14,11 +14,11 @@ import numpy as np
 
 from . import metrics as _metrics
 from ._class_weight import class_weights
-from ._device import get_device, host_copy
+from ._device import all_finite, get_device, host_copy
 from ._loop import Progress, averaged, run_epochs
 from ._training_checks import check_arrays, check_finite, check_objects, check_weights, finite_on_disk, try_out
 from ._transfer import batches_ahead
-from .callbacks import Callback
+from .callbacks import Callback, Checkpoint
 from .checkpoint import TrainingState
 from .data import MiniBatches
 from .data.memory import check_batch_fits
@@ -138,7 +138,9 @@ def fit(
         As for `fusedstep.data.MiniBatches`.
     resume : str or path, optional
         A file of `fusedstep.callbacks.Checkpoint`: go on from there, with the same arguments, to the bits that the
-        run would have had without the interruption. Where early stopping had ended it, nothing more is trained.
+        run would have had without the interruption. Where early stopping had ended it, nothing more is trained. Where
+        there is no such file yet, but one of `callbacks` is to write it, the run starts anew: the same call serves
+        both.
     class_weight : "balanced" or dict, optional
         ``{class: weight}``, 1 for those that it does not name, or n_samples / (n_classes * members) for each class
         (King & Zeng 2001): what the training samples of a class count, times their own weights. Integer labels only.
@@ -207,7 +209,7 @@ def fit(
     check_batch_fits(model, shape, batches.largest, ahead, windows)
     for callback in run.callbacks:
         callback.on_train_begin(run)
-    if resume is not None:
+    if resume is not None and not _starts_anew(run, resume):
         _resume(run, resume)
 
     def validate() -> dict:
@@ -220,7 +222,14 @@ def fit(
         model.load_state_dict(run.model_state())
     for callback in run.callbacks:
         callback.on_train_end(run)
+    _warn_of_divergence(run)
     return run.history
+
+
+def _starts_anew(run: Run, path) -> bool:
+    """Whether the file to resume from has still to be written, by this run."""
+    written = [os.path.abspath(c.path) for c in run.callbacks if isinstance(c, Checkpoint)]
+    return not os.path.exists(path) and os.path.abspath(path) in written
 
 
 def _resume(run: Run, path) -> None:
@@ -266,6 +275,16 @@ def _warn_of_other_options(path, optimizer, saved: dict, expected: set[str]) -> 
                 )
 
 
+def _warn_of_divergence(run: Run) -> None:
+    if run.history.stopped_by is None and not all(all_finite(p.array) for p in run.model.parameters()):
+        warnings.warn(
+            "[fit] the training diverged: parameters are NaN or infinite. A smaller lr or the optimizer's max_norm=1.0 "
+            "may help; fusedstep.callbacks.StopOnNaN() stops before that and names the layer",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
 def _training_batches(train, class_weight, options: dict) -> MiniBatches:
     arrays = check_arrays("train", train)
     if class_weight is None:
@@ -279,11 +298,13 @@ def _training_batches(train, class_weight, options: dict) -> MiniBatches:
 
 
 def _check_shape(model, batches: MiniBatches) -> None:
-    shape = (batches.smallest, *batches.arrays[0].shape[1:])
-    try:
-        model.check_training_shape(shape)
-    except ValueError as error:
-        raise ValueError(f"[fit] batches of 'train X' have the shape {shape}: {error}") from error
+    for size in (batches.largest, batches.smallest):
+        shape = (size, *batches.arrays[0].shape[1:])
+        try:
+            model.check_training_shape(shape)
+        except ValueError as error:
+            hint = "; fit's last='merge' does as well" if "last='merge'" in str(error) else ""
+            raise ValueError(f"[fit] batches of 'train X' have the shape {shape}: {error}{hint}") from error
 
 
 def _judges_averages(validate_averages: bool | None, optimizer, held_out) -> bool:

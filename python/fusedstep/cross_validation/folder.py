@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from .. import nn
 from .._device import as_host, is_cupy
-from .._files import atomic_write
+from .._files import atomic_write, safetensors_bytes
 from .._transformers import load_transformer, save_transformer
 from ..callbacks import Callback, Checkpoint
 from ..data.sources import Samples, Source
@@ -155,7 +154,7 @@ class FoldFolder:
         model.save(self._file(number, "model.safetensors"))
         content = {"row": row, "history": history.to_dict(), "device": model.device, "method": method}
         content = json.dumps(content)
-        data = safetensors.numpy.save({"outputs": np.ascontiguousarray(outputs)}, {_RESULT: content})
+        data = safetensors_bytes({"outputs": np.ascontiguousarray(outputs)}, {_RESULT: content})
         atomic_write(self._file(number, "result.safetensors"), data)
         self._file(number, "checkpoint.safetensors").unlink(missing_ok=True)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..history import History
 
 
-@dataclass
+@dataclass(repr=False)
 class CrossValidationResult:
     """What `cross_validate` returns; printing it gives a table.
 
@@ -35,7 +36,7 @@ class CrossValidationResult:
     preprocessors: list
     target_preprocessors: list
     histories: list[History]
-    folds: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(repr=False)
+    folds: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
     @property
     def mean(self) -> dict[str, float]:
@@ -59,6 +60,29 @@ class CrossValidationResult:
         rule = "-" * len(text[0])
         return "\n".join([*text[:2], rule, *text[2:-2], rule, *text[-2:]])
 
+    __repr__ = __str__
+
+    def plot(self, path: str | os.PathLike | None = None):
+        """Draw the losses of each round, a panel each.
+
+        Parameters
+        ----------
+        path : str or path, optional
+            Also save the figure there; the suffix decides the format.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        ImportError
+            matplotlib is missing.
+        """
+        from ..plot import plot_histories
+
+        return plot_histories(self.histories, [f"fold {row['fold']}" for row in self.rows], path=path)
+
     def _over_rounds(self, summary: Callable) -> dict[str, float]:
         names = [name for name in self.rows[0] if name != "fold"]
         columns = {name: [np.nan if row[name] is None else row[name] for row in self.rows] for name in names}
@@ -68,4 +92,4 @@ class CrossValidationResult:
 def _cell(value) -> str:
     if value is None:
         return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+    return str(value) if isinstance(value, int) else f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"

@@ -128,6 +128,9 @@ def cross_validate(
     X, y = _samples(X), _samples(y)
     _checks.same_length(where, {"X": X, "y": y})
     _check_options(fit_options)
+    for name, make in (("make_model", make_model), ("make_optimizer", make_optimizer)):
+        if not callable(make):
+            raise TypeError(f"[{where}] '{name}' must be a function, which is called for each fold, but got {make!r}")
     for name, samples, transformer in (("X", X, preprocess), ("y", y, preprocess_target)):
         if isinstance(transformer, type):
             raise TypeError(f"[{where}] transformers must be instances, {transformer.__name__}(), but got the class")

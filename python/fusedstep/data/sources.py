@@ -102,7 +102,10 @@ class Source:
             The data gave an array of another shape or dtype than they said.
         """
         if not isinstance(samples, slice) or samples.step not in (None, 1):
-            raise TypeError(f"[Source] gives slices without a step but was asked for {samples!r}")
+            raise TypeError(
+                f"[Source] gives slices without a step but was asked for {samples!r}: "
+                "Source(source, indices) is a part of it, np.asarray(source) all of it in memory"
+            )
         start, stop, _ = samples.indices(len(self))
         stop = max(start, stop)
         if self._indices is None:

@@ -29,7 +29,8 @@ def check_layers(layers: tuple) -> None:
         raise ValueError("Sequential needs at least one layer")
     for index, layer in enumerate(layers):
         if not isinstance(layer, Layer):
-            raise TypeError(f"layer {index} must be a layer of fusedstep.nn but got {layer!r}")
+            hint = "; pass Sequential(*layers)" if isinstance(layer, (list, tuple)) else ""
+            raise TypeError(f"layer {index} must be a layer of fusedstep.nn but got {layer!r}{hint}")
         if layer in layers[:index]:
             raise ValueError(
                 f"layer {index}, {layer!r}, is the same object as layer {layers.index(layer)}; make a new one"
@@ -70,6 +71,8 @@ def check_array(name: str, array, dtype: np.dtype, device: Device) -> np.ndarray
         raise TypeError(f"'{name}' must be {device.kind} but got {describe(array)}: {fix}")
     if array.dtype != dtype:
         fix = f"pass {name}.astype(np.{dtype.name})"
+        if array.dtype.kind in "OSU":
+            fix = "words have to become numbers first, by scikit-learn's OneHotEncoder, say"
         if array.dtype in DTYPES:
             fix += f", or make the model with Sequential(..., dtype=np.{array.dtype.name})"
         raise TypeError(f"'{name}' must be {dtype}, the model's dtype, but got {array.dtype}: {fix}")
@@ -85,4 +88,6 @@ def _move(name: str, array, dtype: np.dtype, device: Device) -> str:
         return f"pass cupy.asarray({name}) of that device, or move the model with model.to('{there}')"
     if is_cupy(array):
         return f"pass cupy.asnumpy({name}), or move the model with model.to('cuda:{array.device.id}')"
+    if hasattr(array, "chunk") or hasattr(array, "chunks"):  # a Source, or a dataset of HDF5 or Zarr
+        return f"pass {name}[:], or give it to fusedstep.predict, which reads a part at a time"
     return f"pass np.asarray({name}, np.{dtype.name})"

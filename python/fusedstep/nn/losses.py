@@ -32,13 +32,18 @@ class Loss:
         return f"{type(self).__name__}()"
 
 
-def _require_same_shape(output, target) -> None:
+def _require_same_form(output, target) -> None:
     """Broadcasting (N, 1) against (N,) would give (N, N) losses without a word."""
     if np.shape(output) != np.shape(target):
         shape = ", ".join(map(str, (-1, *np.shape(output)[1:])))
         hint = f"; pass target.reshape({shape})" if np.size(output) == np.size(target) else ""
         raise ValueError(
             f"'target' must have the shape of 'output', {np.shape(output)}, but got {np.shape(target)}{hint}"
+        )
+    if getattr(target, "dtype", None) != getattr(output, "dtype", None) and isinstance(target, np.ndarray):
+        raise TypeError(
+            f"'target' must be {output.dtype}, the output's dtype, but got {target.dtype}: "
+            f"pass target.astype(np.{output.dtype})"
         )
 
 
@@ -133,7 +138,7 @@ class SigmoidCrossEntropy(Loss):
     name: ClassVar[str] = "sigmoid_cross_entropy"
 
     def __call__(self, output, target, weights=None) -> tuple[float, np.ndarray]:
-        _require_same_shape(output, target)
+        _require_same_form(output, target)
         return ops.sigmoid_cross_entropy(output, target, weights)
 
     def check_target(self, name, target, output_shape):
@@ -177,5 +182,5 @@ class MeanSquaredError(Loss):
     name: ClassVar[str] = "mean_squared_error"
 
     def __call__(self, output, target, weights=None) -> tuple[float, np.ndarray]:
-        _require_same_shape(output, target)
+        _require_same_form(output, target)
         return ops.mean_squared_error(output, target, weights)

@@ -8,9 +8,8 @@ import zlib
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
-from .._files import atomic_write
+from .._files import atomic_write, safetensors_bytes
 from .sequential import Sequential
 
 _FORMAT = "fusedstep.nn.Sequential/1"
@@ -35,7 +34,7 @@ def save(model: Sequential, path) -> None:
     architecture = json.dumps(model.architecture())
     state = model.state_dict()
     metadata = {"format": _FORMAT, "architecture": architecture, "crc32": _checksum(architecture, state)}
-    atomic_write(path, safetensors.numpy.save(state, metadata))
+    atomic_write(path, safetensors_bytes(state, metadata))
 
 
 def load(path) -> Sequential:
