@@ -75,7 +75,8 @@ def test_probabilities_of_all_folds_are_averaged(runs, tmp_path, capsys):
     assert (code, err) == (0, "")
     names = sorted(set(CLASS))
     predicted = rows(out)
-    assert list(predicted[0]) == ["prediction", *(f"probability_{name}" for name in names)] and len(predicted) == 9
+    assert list(predicted[0]) == ["row", "prediction", *(f"probability_{name}" for name in names)]
+    assert [row["row"] for row in predicted] == list("123456789")
     mean = np.array([[float(row[f"probability_{name}"]) for name in names] for row in predicted])
     np.testing.assert_allclose(mean.sum(axis=1), 1, atol=1e-5)
     assert [row["prediction"] for row in predicted] == [names[i] for i in mean.argmax(axis=1)]
@@ -196,7 +197,8 @@ def test_missing_values(runs, tmp_path, capsys):
     code, out, err = run(capsys, "predict", runs / "one", data)
     assert (code, err) == (0, "") and len(rows(out)) == 2
     code, out, err = run(capsys, "predict", runs / "classes", data)
-    assert (code, out) == (2, "") and "new.csv, line 2: column 'size' has no value, as 1 in all" in err
+    assert (code, out) == (2, "") and "new.csv, line 2: column 'size' has no value; values are missing of" in err
+    assert err.endswith("a run of fusedstep train --missing impute fills them in\n")
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,8 @@ def test_a_training_that_diverges_is_refused(tmp_path, capsys, wine_csv):
         ([0.5, 1] * 15, (), "regression", "has 2 different numbers"),
         (range(30), (), "regression", "has 30 different integers"),
         (["a", "b"] * 15, (), "classification", "is categorical"),
-        (["1", "2", "x"] * 10, (), "classification", "is categorical because of 'x' in line 4"),
+        (["1", "2", "x"] * 10, ("--task", "classification"), "classification", "as --task says"),
+        (["1", "2", "x"] * 10, ("--categorical", "target"), "classification", "is categorical"),
         ([1, 2, 3] * 10, ("--task", "regression"), "regression", "as --task says"),
     ],
 )
@@ -237,15 +238,15 @@ def test_columns(tmp_path, capsys):
         "id": [f"name {i}" for i in range(60)],
         "x": rng.normal(size=60).tolist(),
         "zip": rng.integers(3, size=60).tolist(),
-        "age": [*rng.integers(20, 80, 20).tolist(), "n.a.", *([33] * 39)],
+        "age": [*rng.integers(20, 80, 20).tolist(), *"abc", *([33] * 37)],
         "sex": ["f", "m"] * 30,
         "patient": np.repeat(range(20), 3).tolist(),
         "y": ["a", "b", "b"] * 20,
     }
     path = write(tmp_path / "data.csv", columns)
-    options = ("--drop", "id", "--categorical", "zip", "--stratify", "sex,y", "--group", "patient", "--report")
+    options = ("--drop", "id", "--categorical", "zip,age", "--stratify", "sex,y", "--group", "patient", "--report")
     code, out, err = run(capsys, path, "--target", "y", *options, *QUICK, "--out", tmp_path / "run")
-    assert code == 0 and err == "fusedstep: column 'age' is categorical because of 'n.a.' in line 22\n"
+    assert (code, err) == (0, "")
     config = content(tmp_path / "run", "config")
     assert config["numbers"] == ["x"] and list(config["categories"]) == ["zip", "age", "sex"]
     assert config["categories"]["zip"] == ["0", "1", "2"]
@@ -261,6 +262,24 @@ def test_integers_beyond_2_to_the_53_as_names_of_classes(tmp_path, capsys):
     code, out, err = run(capsys, path, "--target", "y", "--categorical", "y", *QUICK, "--out", tmp_path / "run")
     assert (code, err) == (0, "") and out.startswith("classification: the target 'y' is categorical\n")
     assert [int(row["target"]) for row in rows_of(tmp_path / "run")] == labels
+
+
+def test_decimal_commas_and_other_missing_values(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=60)
+    columns = {"x": [f"{value:.6f}".replace(".", ",") for value in x], "c": ["p", "?", "q"] * 20, "y": x > 0}
+    columns["x"][5] = " -9 "
+    path = tmp_path / "data.csv"
+    path.write_text("\n".join(";".join(map(str, row)) for row in [columns, *zip(*columns.values(), strict=True)]))
+    options = ("--delimiter", ";", "--decimal", ",", "--na", "?,-9", "--missing", "impute")
+    code, _, err = run(capsys, path, "--target", "y", *options, *QUICK, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    config = content(tmp_path / "run", "config")
+    assert config["numbers"] == ["x"] and config["categories"] == {"c": ["p", "q"]}
+    (path.parent / "new.csv").write_text("x;c\n1,5;?\n-2,5;p\n")
+    code = cli.main(["predict", str(tmp_path / "run"), str(tmp_path / "new.csv")])
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, "") and len(out.splitlines()) == 3
 
 
 def test_names_with_commas(tmp_path, capsys):
@@ -287,6 +306,7 @@ def refused(capsys, *arguments):
 
 
 X3 = {"x": [1, 2, 3] * 4, "y": ["a", "b"] * 6}
+NUMBERS = {"x": range(40), "y": [i * 0.5 for i in range(40)]}
 
 
 @pytest.mark.parametrize(
@@ -326,7 +346,12 @@ X3 = {"x": [1, 2, 3] * 4, "y": ["a", "b"] * 6}
             """line 3: the target 'a, b' is 1152921504606846976: numbers from 2**53 on are not all told apart; """
             """--categorical '"a, b"' takes them as names""",
         ),
-        ({"x": [1, "NA"], "y": [1, 2]}, ("--target", "y"), "line 3: column 'x' has no value, as 1 in all"),
+        ({"x": [1, "NA"], "y": [1, 2]}, ("--target", "y"), "line 3: column 'x' has no value: --missing impute"),
+        (
+            {"x": [1, "NA", "NA"], "z": [1, 2, ""], "y": [1, 2, 1]},
+            ("--target", "y"),
+            "line 3: column 'x' has no value, nor in 1 other rows; values are missing of 'z', too: --missing impute",
+        ),
         ({"x": ["", ""], "z": [1, 2], "y": [1, 2]}, ("--target", "y", "--missing", "impute"), "has no values"),
         ({"x": ["p", ""], "y": [1, 2]}, ("--target", "y", "--group", "x"), "the group 'x' has no value"),
         (
@@ -342,7 +367,22 @@ X3 = {"x": [1, 2, 3] * 4, "y": ["a", "b"] * 6}
         (
             {"age": [*range(49), "abc"], "y": [1, 2] * 25},
             ("--target", "y"),
-            "column 'age' has 50 categories in 50 rows because of 'abc' in line 51",
+            "line 51: column 'age' has numbers, but here 'abc': mend it, or say --na abc if it stands for",
+        ),
+        (
+            {"age": ["1,5", "2"] * 25, "y": [1, 2] * 25},
+            ("--target", "y"),
+            "line 2: column 'age' has numbers, but here '1,5': --decimal , reads decimal commas, or --categorical age",
+        ),
+        (
+            {"x": range(50), "y": [*map(float, range(49)), "?"]},
+            ("--target", "y"),
+            "line 51: column 'y' has numbers, but here '?'",
+        ),
+        (
+            {"id": [f"n{i}" for i in range(50)], "visit": [f"v{i}" for i in range(50)], "y": [1, 2] * 25},
+            ("--target", "y"),
+            "has 50 categories in 50 rows, and 'visit' has 50: more than --max-categories 200",
         ),
         (
             {"c": [f"n{i % 5}" for i in range(50)], "y": [1, 2] * 25},
@@ -364,7 +404,16 @@ X3 = {"x": [1, 2, 3] * 4, "y": ["a", "b"] * 6}
         (X3, ("--target", "y", "--group", "x"), "has no column left"),
         (X3, ("--target", "y", "--batch-size", "100"), "argument --batch-size: a training part has about 7 samples"),
         (X3, ("--target", "y", "--batch-size", "1"), "argument --batch-size: must be an integer >= 2 with batch norm"),
-        (X3, ("--target", "y", "--metrics", "rmse"), "rmse"),
+        (X3, ("--target", "y", "--metrics", "rmse"), "--metrics: rmse is for a regression, this is a classification"),
+        (
+            X3,
+            ("--target", "y", "--metrics", "mae"),
+            "--metrics: must be of accuracy, f1_macro, roc_auc, rmse, r2 but got",
+        ),
+        (NUMBERS, ("--target", "y", "--metrics", "accuracy"), "--metrics: accuracy is for a classification"),
+        (NUMBERS, ("--target", "y", "--class-weight", "balanced"), "--class-weight: a regression has no classes"),
+        ({"": range(12), **X3}, ("--target", "y"), "to_csv(..., index=False) leaves it out"),
+        (X3, (), "argument --target: name the column to predict; the columns are 'x', 'y'"),
         (X3, ("--target", "y", "--encoding", "klingon"), "--encoding: must be an encoding such as latin-1"),
         (X3, ("--target", "y", "--encoding", "base64"), "--encoding: must be an encoding such as latin-1"),
         (X3, ("--target", "y", "--split", "1e308/1e308/1e308"), "--split: must be three shares"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,18 @@ from .tables import Column, Table, column_of_texts, parse_number
 
 _CHUNK = 8192  # rows that are texts at a time
 _DELIMITERS = ",;\t|"
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?")
 
 
-def read_csv(path: Path, *, text: Collection[str] = (), delimiter: str = ",", encoding: str = "utf-8") -> Table:
+def read_csv(
+    path: Path,
+    *,
+    text: Collection[str] = (),
+    delimiter: str = ",",
+    encoding: str = "utf-8",
+    na: Collection[str] = (),
+    decimal: str = ".",
+) -> Table:
     """Read a CSV file (RFC 4180) with a header.
 
     A column whose first chunks are numbers and a later one is not is read once more, as texts.
@@ -26,7 +36,7 @@ def read_csv(path: Path, *, text: Collection[str] = (), delimiter: str = ",", en
     while True:
         try:
             with open(path, encoding=encoding, newline="") as file:
-                builders, lines = _read(str(path), file, delimiter, {*text, *strays})
+                builders, lines = _read(str(path), file, delimiter, {*text, *strays}, _translation(na, decimal))
         except UnicodeError:
             line = _undecodable_line(path, encoding)
             raise ValueError(
@@ -94,7 +104,23 @@ def _numbers(values: tuple[str, ...]) -> tuple[np.ndarray | None, int | None]:
     return numbers, None
 
 
-def _read(source: str, file, delimiter: str, text: Collection[str]) -> tuple[list[_Builder], list[int]]:
+def _translation(na: Collection[str], decimal: str) -> Callable[[str], str] | None:
+    """What turns a field into one with decimal points and empty where missing; None where each is so already."""
+    if not na and decimal == ".":
+        return None
+
+    def translate(field: str) -> str:
+        stripped = field.strip()
+        if stripped in na:
+            return ""
+        return field.replace(",", ".") if decimal == "," and DECIMAL_COMMA.fullmatch(stripped) else field
+
+    return translate
+
+
+def _read(
+    source: str, file, delimiter: str, text: Collection[str], translate: Callable[[str], str] | None
+) -> tuple[list[_Builder], list[int]]:
     records = _records(source, file, delimiter)
     _, header = next(records, (0, None))
     if not header:
@@ -108,7 +134,7 @@ def _read(source: str, file, delimiter: str, text: Collection[str]) -> tuple[lis
             found = f"{len(fields)} fields" if fields else "is empty"
             raise ValueError(f"{source}, line {line}: {found}, but the header has {len(names)}")
         lines.append(line)
-        chunk.append(fields)
+        chunk.append(fields if translate is None else [*map(translate, fields)])
         if len(chunk) == _CHUNK:
             _add(builders, chunk, len(lines))
     if chunk:
@@ -157,7 +183,9 @@ def _names(source: str, header: list[str], delimiter: str) -> list[str]:
             shown = "tab" if other == "\t" else repr(other)
             raise ValueError(f"{source}, line 1: the only column is {names[0]!r}: try --delimiter {shown}")
     if "" in names:
-        raise ValueError(f"{source}, line 1: column {names.index('') + 1} of the header has no name")
+        number = names.index("") + 1
+        hint = "; is it an index of pandas? to_csv(..., index=False) leaves it out" if number == 1 else ""
+        raise ValueError(f"{source}, line 1: column {number} of the header has no name{hint}")
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
         raise ValueError(f"{source}, line 1: column {twice!r} is there twice")

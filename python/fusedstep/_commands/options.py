@@ -11,8 +11,9 @@ from pathlib import Path
 from .._arguments import batch_size, integer, names, number, shares, widths
 from .network import ACTIVATIONS, OPTIMIZERS, SCHEDULE_HELP, SCHEDULES
 from .problem import CLASSIFICATION, REGRESSION
-from .reading import FORMATS
+from .reading import FORMATS, read_table
 from .run_folder import CONFIG, csv_text
+from .tables import MISSING, near
 
 DIGITS = "digits"
 _DEFAULTS: dict = {
@@ -26,6 +27,8 @@ _DEFAULTS: dict = {
     "max_categories": 200,
     "delimiter": ",",
     "encoding": "utf-8",
+    "na": None,
+    "decimal": ".",
     "cv": 5,
     "split": None,
     "metrics": None,
@@ -50,7 +53,7 @@ _DEFAULTS: dict = {
     "no_progress": False,
 }
 _OF_A_TABLE = ("target", "stratify", "group", "drop", "categorical", "missing", "task", "max_categories")
-_OF_A_FILE = ("delimiter", "encoding")
+_OF_A_FILE = ("delimiter", "encoding", "na", "decimal")
 _OF_THE_PROCESS = ("n_jobs", "threads", "no_progress")  # they change no bit of the result
 _DEFAULT_BATCH = 64
 
@@ -85,6 +88,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add(group, "--max-categories", type=integer(2), metavar="N", help="more in a column are refused")
     _add(group, "--delimiter", type=_delimiter, metavar="C", help="between the fields of a CSV file; tab is one")
     _add(group, "--encoding", type=_encoding, metavar="NAME", help="of a CSV file")
+    _add(
+        group,
+        "--na",
+        type=names,
+        metavar="A,B",
+        help=f"texts of a CSV file that stand for missing values, beside {', '.join(sorted(MISSING - {''}))} "
+        "and the empty one",
+    )
+    _add(group, "--decimal", choices=[".", ","], help="the decimal sign of a CSV file")
     group = parser.add_argument_group("validation")
     either = group.add_mutually_exclusive_group()
     _add(
@@ -137,6 +149,18 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     """Those that say how a file is read; None where they were not given."""
     parser.add_argument("--delimiter", type=_delimiter, metavar="C", help="of a CSV file (default: that of the run)")
     parser.add_argument("--encoding", type=_encoding, metavar="NAME", help="of a CSV file (default: that of the run)")
+    parser.add_argument("--na", type=names, metavar="A,B", help="missing values of a CSV file (default: as in the run)")
+    parser.add_argument("--decimal", choices=[".", ","], help="of a CSV file (default: that of the run)")
+
+
+def file_options(given: argparse.Namespace, saved: dict) -> dict:
+    """How to read a file: as was asked for, or as the options `saved` by a run say."""
+    return {
+        "delimiter": given.delimiter or saved.get("delimiter", ","),
+        "encoding": given.encoding or saved.get("encoding", "utf-8"),
+        "na": given.na or saved.get("na") or (),
+        "decimal": given.decimal or saved.get("decimal", "."),
+    }
 
 
 def settle(given: argparse.Namespace, config: dict | None = None) -> argparse.Namespace:
@@ -212,11 +236,19 @@ def _check_data(given: argparse.Namespace) -> None:
         if Path(given.data).suffix.lower() not in FORMATS:
             raise ValueError(f"argument DATA: must be {DIGITS} or end in {', '.join(FORMATS)} but got {given.data!r}")
         if given.target is None:
-            raise ValueError("argument --target: name the column to predict")
+            raise ValueError("argument --target: name the column to predict" + _columns_of(given))
         return
     for name in (*_OF_A_TABLE, *_OF_A_FILE):
         if getattr(given, name) is not None:
             raise ValueError(f"argument {_option(name)}: {DIGITS} takes none; it is for tables")
+
+
+def _columns_of(given: argparse.Namespace) -> str:
+    try:
+        table = read_table(given.data, **file_options(given, {}))
+    except (ImportError, OSError, ValueError):
+        return ""
+    return f"; {near('', table.columns)}"
 
 
 def _taken_up(given: argparse.Namespace, saved: dict) -> dict:

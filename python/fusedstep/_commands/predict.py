@@ -16,7 +16,7 @@ from .._transformers import load_transformer
 from ..evaluation import predict as outputs_of
 from ..metrics import resolve
 from .messages import note, readable_warnings
-from .options import add_file_options, check_saved
+from .options import add_file_options, check_saved, file_options
 from .preprocessing import transform
 from .problem import labels_of, matrix, refuse_missing_features
 from .reading import read_table
@@ -57,8 +57,7 @@ def predict(given: argparse.Namespace) -> int:
         table = read_table(
             given.data,
             text={*config["categories"], *_target_of_texts(config)},
-            delimiter=given.delimiter or saved.get("delimiter", ","),
-            encoding=given.encoding or saved.get("encoding", "utf-8"),
+            **file_options(given, saved),
         )
         outputs = run.outputs(_features(table, config))
         wrong = ~np.isfinite(outputs).all(axis=1)
@@ -68,7 +67,7 @@ def predict(given: argparse.Namespace) -> int:
                 "a number is too far from those of the training"
             )
         header, rows = prediction_columns(config["classes"], outputs)
-        text = csv_text(header, rows)
+        text = csv_text(["row", *header], ([i, *cells] for i, cells in enumerate(rows, start=1)))
         if given.out is None:
             sys.stdout.write(text)
         else:
@@ -128,7 +127,7 @@ def _features(table: Table, config: dict) -> np.ndarray:
     for name in config["numbers"]:
         _check_numbers(table, table.columns[name])
     if config["options"].get("missing") != "impute":
-        refuse_missing_features(table, names)
+        refuse_missing_features(table, names, "a run of fusedstep train --missing impute fills them in")
     X = matrix(table, config["numbers"], config["categories"])
     for j, (name, categories) in enumerate(config["categories"].items(), start=len(config["numbers"])):
         X[:, j] = _recoded(table.columns[name], categories)

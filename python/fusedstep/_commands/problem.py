@@ -8,10 +8,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .messages import note
+from .csv_table import DECIMAL_COMMA
 from .tables import Column, Table, as_option, near, parse_number, text_of
 
 CLASSIFICATION, REGRESSION = "classification", "regression"
+TASK_OF_METRIC = {
+    "accuracy": CLASSIFICATION,
+    "f1_macro": CLASSIFICATION,
+    "roc_auc": CLASSIFICATION,
+    "rmse": REGRESSION,
+    "r2": REGRESSION,
+}
 _FEW = 20  # different integers that still look like classes
 _EXACT = 2**53  # a float64 holds all integers below
 _LARGEST = 1e150  # sums of squares are finite
@@ -70,8 +77,13 @@ def pose(table: Table, options) -> Problem:
         A column is not there, has values that are missing or infinite, or cannot be what it is to be.
     """
     target = table.column(options.target, "--target")
+    if options.task != CLASSIFICATION:
+        _refuse_spoiled_numbers(table, [target])
     _refuse_missing(table, target, "the target")
     task, why = _task(table, target, options.task)
+    if task == REGRESSION and options.class_weight is not None:
+        raise ValueError(f"argument --class-weight: a regression has no classes ({why})")
+    _check_metrics(options.metrics or (), task, why)
     if task == REGRESSION:
         classes, y = [], _regression_target(table, target)
     else:
@@ -123,15 +135,14 @@ def refuse_infinite(table: Table, column: Column) -> None:
         raise ValueError(f"{table.at(row)}: column {column.name!r} is {found}")
 
 
-def refuse_missing_features(table: Table, names: Iterable[str]) -> None:
-    for name in names:
-        missing = table.columns[name].missing
-        if missing.any():
-            row = int(missing.argmax())
-            raise ValueError(
-                f"{table.at(row)}: column {name!r} has no value, as {missing.sum()} in all: "
-                "--missing impute fills them in"
-            )
+def refuse_missing_features(table: Table, names: Iterable[str], remedy: str = "--missing impute fills them in") -> None:
+    found = {name: table.columns[name].missing for name in names if table.columns[name].missing.any()}
+    if found:
+        (name, missing), *others = found.items()
+        more = f", nor in {missing.sum() - 1} other rows" if missing.sum() > 1 else ""
+        if others:
+            more += f"; values are missing of {', '.join(repr(other) for other, _ in others)}, too"
+        raise ValueError(f"{table.at(int(missing.argmax()))}: column {name!r} has no value{more}: {remedy}")
 
 
 def _refuse_missing(table: Table, column: Column, what: str) -> None:
@@ -145,7 +156,7 @@ def _task(table: Table, target: Column, wanted: str | None) -> tuple[str, str]:
     if wanted is not None:
         return wanted, "as --task says"
     if target.numbers is None:
-        return CLASSIFICATION, f"the target {target.name!r} is categorical{_because(table, target)}"
+        return CLASSIFICATION, f"the target {target.name!r} is categorical"
     different = np.unique(target.numbers)
     integers = bool((different == np.round(different)).all())
     if integers and (len(different) <= 2 or len(different) <= min(_FEW, table.n_rows // 5)):
@@ -154,18 +165,33 @@ def _task(table: Table, target: Column, wanted: str | None) -> tuple[str, str]:
     return REGRESSION, f"the target {target.name!r} has {len(different)} different {kind}"
 
 
-def _because(table: Table, column: Column) -> str:
-    """What keeps a column from being one of numbers, where most of its values are some."""
-    if column.stray is None or not _mostly_numbers(column):
-        return ""
-    row, text = column.stray
-    return f" because of {text[:40]!r} in {table.at(row).removeprefix(table.source + ', ')}"
+def _check_metrics(names: Iterable[str], task: str, why: str) -> None:
+    for name in names:
+        if name not in TASK_OF_METRIC:
+            raise ValueError(f"argument --metrics: must be of {', '.join(TASK_OF_METRIC)} but got {name!r}")
+        if TASK_OF_METRIC[name] != task:
+            raise ValueError(f"argument --metrics: {name} is for a {TASK_OF_METRIC[name]}, this is a {task} ({why})")
+
+
+def _refuse_spoiled_numbers(table: Table, columns: Iterable[Column]) -> None:
+    """One stray text would turn a column of numbers into one of categories."""
+    for column in columns:
+        if column.numbers is None and column.stray is not None and _mostly_numbers(column):
+            row, text = column.stray
+            if DECIMAL_COMMA.fullmatch(text):
+                remedy = "--decimal , reads decimal commas"
+            else:
+                remedy = f"mend it, or say --na {as_option(text)} if it stands for a missing value"
+            raise ValueError(
+                f"{table.at(row)}: column {column.name!r} has numbers, but here {text[:40]!r}: "
+                f"{remedy}, or --categorical {as_option(column.name)}"
+            )
 
 
 def _mostly_numbers(column: Column) -> bool:
     counts = np.bincount(column.codes[column.codes >= 0], minlength=len(column.categories))
-    is_number = np.array([parse_number(text) is not None for text in column.categories], bool)
-    return 2 * counts[is_number].sum() > counts.sum()
+    numbers = [parse_number(text) is not None or DECIMAL_COMMA.fullmatch(text) for text in column.categories]
+    return 2 * counts[np.array(numbers, bool)].sum() > counts.sum()
 
 
 def _regression_target(table: Table, target: Column) -> np.ndarray:
@@ -189,7 +215,7 @@ def _classes(table: Table, target: Column, limit: int) -> tuple[list[str], np.nd
         raise ValueError(f"the target {target.name!r} has one class only, {classes[0]!r}: there is nothing to learn")
     if _too_many(len(classes), table.n_rows, limit):
         raise ValueError(
-            f"the target {target.name!r} has {len(classes)} classes in {table.n_rows} rows{_because(table, target)}: "
+            f"the target {target.name!r} has {len(classes)} classes in {table.n_rows} rows: "
             f"{_limits(limit)}; numbers are learnt by --task regression"
         )
     return classes, y
@@ -211,16 +237,20 @@ def _features(table: Table, options) -> list[Column]:
                 f"{table.source}: column {column.name!r} has no values; "
                 f"leave it out with --drop {as_option(column.name)}"
             )
-        if column.numbers is None:
-            because = _because(table, column)
-            if _too_many(len(column.categories), table.n_rows, options.max_categories):
-                raise ValueError(
-                    f"{table.source}: column {column.name!r} has {len(column.categories)} categories in "
-                    f"{table.n_rows} rows{because}: {_limits(options.max_categories)}; "
-                    f"leave it out with --drop {as_option(column.name)}"
-                )
-            if because:
-                note(f"column {column.name!r} is categorical{because}")
+    _refuse_spoiled_numbers(table, features)
+    many = [
+        column
+        for column in features
+        if column.numbers is None and _too_many(len(column.categories), table.n_rows, options.max_categories)
+    ]
+    if many:
+        first, *others = many
+        more = "".join(f", and {column.name!r} has {len(column.categories)}" for column in others)
+        raise ValueError(
+            f"{table.source}: column {first.name!r} has {len(first.categories)} categories "
+            f"in {table.n_rows} rows{more}: {_limits(options.max_categories)}; "
+            f"leave {'them' if others else 'it'} out with --drop {','.join(as_option(c.name) for c in many)}"
+        )
     if options.missing == "refuse":
         refuse_missing_features(table, names)
     return features

@@ -16,7 +16,15 @@ from .tables import Column, Table, column_of, column_of_texts, filled, table_of
 FORMATS = (".csv", ".npz", ".parquet")
 
 
-def read_table(path: str | Path, *, text: Collection[str] = (), delimiter: str = ",", encoding: str = "utf-8") -> Table:
+def read_table(
+    path: str | Path,
+    *,
+    text: Collection[str] = (),
+    delimiter: str = ",",
+    encoding: str = "utf-8",
+    na: Collection[str] = (),
+    decimal: str = ".",
+) -> Table:
     """Read a file; the suffix decides how.
 
     Parameters
@@ -24,8 +32,8 @@ def read_table(path: str | Path, *, text: Collection[str] = (), delimiter: str =
     path : str or path
     text : collection of str
         Columns whose values are categories, also where all are numbers.
-    delimiter, encoding : str
-        Of a CSV file.
+    delimiter, encoding, na, decimal
+        Of a CSV file; `na` are texts that stand for missing values, beside the usual ones.
 
     Raises
     ------
@@ -45,7 +53,7 @@ def read_table(path: str | Path, *, text: Collection[str] = (), delimiter: str =
     with open(path, "rb"):  # a missing file or a folder: the usual OSError
         pass
     if suffix == ".csv":
-        return read_csv(path, text=text, delimiter=delimiter, encoding=encoding)
+        return read_csv(path, text=text, delimiter=delimiter, encoding=encoding, na=na, decimal=decimal)
     return _read_npz(path, text) if suffix == ".npz" else _read_parquet(path, text)
 
 

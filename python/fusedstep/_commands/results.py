@@ -25,8 +25,12 @@ def write_results(folder: RunFolder, problem: Problem, result: CrossValidationRe
     rows = np.sort(np.concatenate([test for _, _, test in result.folds]))
     target = np.array(problem.classes)[problem.y] if problem.classes else problem.y[:, 0]
     header, predicted = prediction_columns(problem.classes, probabilities(result.predictions[rows], problem.classes))
-    numbered = ([row + 1, value, *cells] for row, value, cells in zip(rows, target[rows], predicted, strict=True))
-    folder.write_csv(PREDICTIONS, ["row", "target", *header], numbered)
+    fold = np.zeros(len(problem.y), np.int64)
+    for number, (_, _, test) in enumerate(result.folds, start=1):
+        fold[test] = number
+    columns = zip(rows, fold[rows], target[rows], predicted, strict=True)
+    numbered = ([row + 1, k, value, *cells] for row, k, value, cells in columns)
+    folder.write_csv(PREDICTIONS, ["row", "fold", "target", *header], numbered)
     folder.write_json(
         HISTORY,
         {

@@ -18,7 +18,7 @@ from ..cross_validation import CrossValidationResult
 from ..metrics import resolve
 from .messages import readable_warnings
 from .network import make_network, make_optimizer
-from .options import DIGITS, add_options, batch_of, settle, to_save
+from .options import DIGITS, add_options, batch_of, file_options, settle, to_save
 from .preprocessing import TRUSTED, Preprocessor, as_rows
 from .problem import CLASSIFICATION, Problem, pose
 from .reading import read_table
@@ -97,7 +97,7 @@ def _check_installed(options: argparse.Namespace) -> None:
 
 def _read(options: argparse.Namespace) -> Table:
     text = {options.group, *(options.categorical or ())} - {None}
-    return read_table(options.data, text=text, delimiter=options.delimiter, encoding=options.encoding)
+    return read_table(options.data, text=text, **file_options(options, {}))
 
 
 def _digits() -> Table:
