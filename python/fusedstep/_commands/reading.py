@@ -95,13 +95,11 @@ def _parquet_column(name: str, values, as_text: bool) -> Column:
     from pyarrow import types
 
     kind = values.type.value_type if types.is_dictionary(values.type) else values.type
-    if types.is_boolean(kind) and as_text:  # as texts of NumPy's and as pandas writes them
-        return _texts_of(name, pyarrow.compute.if_else(values, "True", "False"), as_text)
-    if any(test(kind) for test in (types.is_boolean, types.is_integer, types.is_floating, types.is_decimal)):
+    if types.is_boolean(kind):  # as texts of NumPy's and as pandas writes them
+        return _texts_of(name, pyarrow.compute.if_else(values, "True", "False"), True)
+    if any(test(kind) for test in (types.is_integer, types.is_floating, types.is_decimal)):
         if as_text and types.is_integer(kind):  # a float64 would not hold all of an int64
             return _texts_of(name, values.cast(kind).cast(pyarrow.string()), as_text)
-        if types.is_boolean(kind):
-            values = values.cast(pyarrow.int8())
         return column_of(name, values.cast(pyarrow.float64(), safe=False).to_numpy(), as_text)
     if types.is_null(kind):
         n = len(values)

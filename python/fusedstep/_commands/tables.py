@@ -142,9 +142,9 @@ def column_of_texts(name: str, texts: Sequence[str], index: np.ndarray, as_text:
 
 
 def column_of(name: str, values: np.ndarray, as_text: bool) -> Column:
-    """A column from an array of one axis."""
+    """A column from an array of one axis. Booleans are the categories True and False, as a CSV file has them."""
     kind = values.dtype.kind
-    if kind in "biuf" and not as_text:
+    if kind in "iuf" and not as_text:
         return Column(name, numbers=values.astype(np.float64))
     if kind in "biufUS":
         different, index = np.unique(values, return_inverse=True)
@@ -152,7 +152,7 @@ def column_of(name: str, values: np.ndarray, as_text: bool) -> Column:
             texts = [text_of(value) for value in different.tolist()]
         except UnicodeDecodeError:
             return Column(name, unusable="holds bytes that are not UTF-8")
-        return column_of_texts(name, texts, index.reshape(-1), as_text)
+        return column_of_texts(name, texts, index.reshape(-1), as_text or kind == "b")
     return Column(name, unusable=f"holds {values.dtype}, neither numbers nor texts")
 
 
