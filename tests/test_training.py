@@ -9,8 +9,7 @@ import pytest
 
 import small_problem as small
 from fusedstep import nn, optim
-from fusedstep._device import all_finite
-from fusedstep.callbacks import Callback, Checkpoint, StopOnNaN
+from fusedstep.callbacks import Callback
 from fusedstep.data import MiniBatches
 from fusedstep.evaluation import evaluate, predict
 from fusedstep.metrics import accuracy
@@ -245,162 +244,7 @@ def test_progress_bar(progress, title, capsys):
             assert name in last
 
 
-def spoiled(array, value):
-    array = array.copy()
-    array[5, 1] = value
-    return array
-
-
 X, Y = small.data(8)
-DOUBLE = X.astype(np.float64)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"epochs": 0}, ValueError, "'epochs' must be"),
-        ({"epochs": 1.0}, TypeError, "'epochs' must be an integer"),
-        ({"batch_size": 0}, ValueError, "'batch_size' must be"),
-        ({"train": X}, TypeError, "'train' must be .* but got ndarray"),
-        ({"train": (X,)}, TypeError, "'train' must be .* but got 1 arrays"),
-        ({"train": (X, Y[:5])}, ValueError, r"'train X' and 'train y'.*\(8, 2\) and \(5,\)"),
-        ({"train": (X[:0], Y[:0])}, ValueError, "'train X' is empty"),
-        ({"validation": (X[:0], Y[:0])}, ValueError, "'validation X' is empty"),
-        ({"train": (X, Y, -np.ones(8))}, ValueError, "'train weights' must be finite and not negative"),
-        ({"train": (X, Y, np.zeros(8))}, ValueError, "not all zero"),
-        ({"train": (X, Y, np.ones((8, 1)))}, ValueError, "one number a sample"),
-        ({"train": (X, Y, ["1"] * 8)}, TypeError, "'train weights' must be real numbers but has dtype <U1"),
-        ({"train": (X, Y, np.ones(8, complex))}, TypeError, "'train weights' must be real numbers"),
-        ({"train": (DOUBLE, Y)}, TypeError, "float32"),
-        ({"validation": (DOUBLE, Y)}, TypeError, "float32"),
-        ({"validation": (X[:, :1], Y)}, ValueError, "features"),
-        ({"validation": (X, Y + 2)}, ValueError, "label"),
-        ({"train": (spoiled(X, np.nan), Y)}, ValueError, "'train X' holds NaN or infinity, first in sample 5"),
-        ({"validation": (spoiled(X, -np.inf), Y)}, ValueError, "'validation X' holds NaN or infinity"),
-        ({"train": (X, spoiled(X, np.nan))}, ValueError, "'train y' holds NaN or infinity"),
-        ({"metrics": ["f2"]}, ValueError, "must be one of 'accuracy'"),
-        ({"metrics": [3]}, TypeError, "__name__"),
-        ({"metrics": ["accuracy", accuracy]}, ValueError, "already the name"),
-        ({"metrics": ["accuracy"], "validation": None}, ValueError, "'metrics' are computed on validation data"),
-        ({"callbacks": [Recorder]}, TypeError, "must be instances"),
-        ({"last": "pad"}, ValueError, "'last' must be one of"),
-        ({"seed": -1}, ValueError, "'seed' must be"),
-    ],
-)
-def test_wrong_input_leaves_the_model_as_it_was(options, error, message):
-    model = small.model()
-    before = small.state(model)
-    arguments = {"train": (X, Y), "validation": (X, Y), "epochs": 1, "batch_size": 4, "progress": False} | options
-    with pytest.raises(error, match=message):
-        fit(model, small.adam(model), small.LOSS, **arguments)
-    assert small.state(model) == before
-    assert model.random_offset == 0
-
-
-@pytest.mark.parametrize(
-    ("train", "loss", "message"),
-    [
-        ((X.astype(object), Y), small.LOSS, "words have to become numbers first, by scikit-learn's OneHotEncoder"),
-        (
-            (X[:, :1], Y),
-            small.LOSS,
-            r"batches of 'train X' have the shape \(4, 1\): layer 0.* takes x of shape \(N, 2\)",
-        ),
-        ((X, X.astype(np.float64)), nn.MeanSquaredError(), r"pass target\.astype\(np\.float32\)"),
-        (
-            (X, X[:, 0]),
-            nn.MeanSquaredError(),
-            r"'train y' of shape \(40,\) does not fit.*reshape\(-1, 2\)|must have the",
-        ),
-    ],
-)
-def test_what_to_do_about_typical_mistakes(train, loss, message):
-    model = small.model()
-    with pytest.raises((TypeError, ValueError), match=message):
-        fit(model, small.adam(model), loss, train, epochs=1, batch_size=4, progress=False)
-
-
-def test_a_diverged_run_is_told():
-    X, _ = small.data(40)
-    model = nn.Sequential(nn.Dense(2, 8), nn.Dense(8, 2))
-
-    def run(**options):
-        target = np.float32(X * 1e3)
-        optimizer = optim.SGD(model.parameters(), lr=1e3)
-        with np.errstate(all="ignore"):
-            return fit(model, optimizer, nn.MeanSquaredError(), (X, target), epochs=30, progress=False, **options)
-
-    state = model.state_dict()
-    with pytest.warns(RuntimeWarning, match="the training diverged: parameters are NaN or infinite"):
-        run()
-    model.load_state_dict(state)
-    assert "StopOnNaN" in run(callbacks=StopOnNaN()).stopped_by  # which says it, so nothing else does
-
-
-def test_resume_from_a_file_that_is_still_to_be_written(tmp_path):
-    X, y = small.data(40)
-    path = tmp_path / "run.safetensors"
-
-    def run(epochs, **options):
-        model = small.model()
-        fit(model, small.adam(model), small.LOSS, (X, y), epochs=epochs, progress=False, **options)
-        return small.state(model)
-
-    def again(epochs):
-        return run(epochs, callbacks=[Checkpoint(path)], resume=path)
-
-    assert again(2) == run(2)
-    assert again(4) == run(4)
-    with pytest.raises(FileNotFoundError):
-        run(2, callbacks=[Checkpoint(tmp_path / "other")], resume=tmp_path / "none")
-
-
-def test_a_batch_too_small_for_batch_norm_is_refused_before_training():
-    X, y = small.data(129)
-    model = small.model()
-    before = small.state(model)
-    with pytest.raises(ValueError, match="last='merge'"):
-        fit(model, small.adam(model), small.LOSS, (X, y), epochs=1, progress=False)
-    assert small.state(model) == before
-    fit(model, small.adam(model), small.LOSS, (X, y), epochs=1, progress=False, last="merge")
-
-
-@pytest.mark.parametrize("part", ["train", "validation"])
-@pytest.mark.parametrize("label", [-1, 2])
-def test_a_wrong_label_anywhere_is_refused_before_training(part, label):
-    X, y = small.data(40)
-    wrong = y.copy()
-    wrong[[17, 30]] = label
-    data = {"train": (X, y), "validation": (X, y)} | {part: (X, wrong)}
-    model = small.model()
-    before = small.state(model)
-    with pytest.raises(ValueError, match=f"'{part} y' has the label {label} at index 17 .* 0 ... 1"):
-        fit(model, small.adam(model), small.LOSS, epochs=1, progress=False, **data)
-    assert small.state(model) == before
-
-
-@pytest.mark.parametrize("value", [-0.5, 1.5])
-def test_a_wrong_target_of_the_sigmoid_loss_is_refused_before_training(value):
-    X, _ = small.data(40)
-    model = nn.Sequential(nn.Dense(2, 2))
-    target = spoiled(np.abs(X) % 1, value)
-    before = small.state(model)
-    with pytest.raises(ValueError, match=rf"'train y' must be in \[0, 1\] but holds {value} in sample 5"):
-        fit(model, small.adam(model), nn.SigmoidCrossEntropy(), (X, target), epochs=1, progress=False)
-    assert small.state(model) == before
-
-
-def test_values_whose_sum_overflows_are_finite():
-    assert all_finite(np.full(8, 3e38, np.float32)) and not all_finite(np.array([1.0, np.inf, -np.inf]))
-
-
-def test_models_without_running_statistics():
-    X, y = small.data(1025)
-    model = nn.Sequential(nn.Dense(2, 4), nn.BatchNorm(4, track_running_stats=False), nn.Dense(4, 2))
-    fit(model, small.adam(model), small.LOSS, (X, y), (X, y), epochs=1, progress=False, last="merge")
-    assert len(predict(model, X)) == 1025
-    with pytest.raises(ValueError, match="one value a channel"):
-        fit(model, small.adam(model), small.LOSS, (X, y), (X[:1], y[:1]), epochs=1, progress=False, last="merge")
 
 
 def test_an_epoch_without_weight_has_no_loss():
@@ -408,16 +252,6 @@ def test_an_epoch_without_weight_has_no_loss():
     weights = np.array([0.0, 0.0, 0.0, 0.0, 1.0])
     _, history = train(1, train=(X, y, weights), batch_size=4, last="drop", shuffle=False)
     assert np.isnan(history.rows[0]["train_loss"])
-
-
-def test_an_optimizer_of_another_model_is_refused():
-    model, other = (nn.Sequential(nn.Dense(X.shape[1], 3)) for _ in range(2))
-    for optimizer, error in [(optim.Adam(other.parameters()), ValueError), (optim.Adam, TypeError)]:
-        with pytest.raises(error, match=r"model\.parameters\(\)"):
-            fit(model, optimizer, nn.SoftmaxCrossEntropy(), (X, Y), epochs=1, progress=False)
-    for loss in (nn.SoftmaxCrossEntropy, "mse"):
-        with pytest.raises(TypeError, match="'loss' must be a loss such as"):
-            fit(model, optim.Adam(model.parameters()), loss, (X, Y), epochs=1, progress=False)
 
 
 def test_accumulated_batches_step_as_one_large_one():
