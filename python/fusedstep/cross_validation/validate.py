@@ -86,7 +86,8 @@ def cross_validate(
         Keep each finished fold there, and the checkpoint of those under way: the same call, after a kill or Ctrl-C,
         takes them up and ends with the bits that it would have had. Without `random_state` that of the folder goes on.
         Data, folds, options, layers and hyper-parameters that differ are refused; of data on disk parts are looked at,
-        of schedules what they give at some steps, and of other functions the names.
+        of schedules what they give at some steps, and of other functions the names. On a cluster all machines must see
+        the folder.
     trusted : sequence of str
         Types of your own that transformers in the folder may be made of, "my_module.MyTransformer", say.
     **fit_options
