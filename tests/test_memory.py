@@ -19,10 +19,13 @@ MODELS = {
     "double": lambda: nn.Sequential(nn.Dense(300, 50), nn.ReLU(), nn.Dropout(0.1), nn.Dense(50, 400), dtype=np.float64),
     "flat": lambda: nn.Sequential(nn.BatchNorm(3), nn.Flatten(), nn.Dense(300, 4), nn.Sigmoid()),
 }
+kernels_only = pytest.mark.skipif(
+    backend.info()["backend"] == "reference", reason="NumPy makes temporaries that kernels do not"
+)
 SHAPES = {"flat": (3, 100)}
 
 
-@pytest.mark.skipif(backend.info()["backend"] == "reference", reason="NumPy makes temporaries that kernels do not")
+@kernels_only
 @pytest.mark.parametrize("name", MODELS)
 def test_the_accounting_is_what_a_step_takes(name):
     model, shape = MODELS[name](), (4096, *SHAPES.get(name, (300,)))
@@ -118,6 +121,7 @@ def test_what_the_model_and_the_optimizer_hold_is_not_counted_twice(monkeypatch)
     assert len(train(model, 64, batch_size=64).rows) == 1
 
 
+@kernels_only
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_reading_from_disk_is_counted(prefetch, monkeypatch):
     class OnDisk:
