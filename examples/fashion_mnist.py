@@ -1,6 +1,6 @@
 """Train on Fashion-MNIST: 70,000 images of clothes, validated after every epoch, early stopping, the curves drawn.
 
-    python examples/fashion_mnist.py                            # a minute and a half on two cores: 0.90
+    python examples/fashion_mnist.py                            # half a minute on two cores: 0.90
     python examples/fashion_mnist.py --epochs 2 --samples 6000  # a shortened form
 
 The four files (Xiao, Rasul & Vollgraf 2017) are looked for where Debian's package dataset-fashion-mnist puts them;
