@@ -6,6 +6,7 @@ from fusedstep import nn, optim
 from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping, StopOnNaN
 from fusedstep.evaluation import evaluate
 from fusedstep.training import fit
+from small_callbacks import Script
 
 
 class States(Callback):
@@ -16,19 +17,6 @@ class States(Callback):
 
     def on_epoch_end(self, run):
         self.states.append(small.state(run.model))
-
-
-class Script(Callback):
-    """Write given values into the history, as a column to monitor."""
-
-    def __init__(self, values):
-        self.values = values
-
-    def on_train_begin(self, run):
-        run.columns = (*run.columns, "scripted")
-
-    def on_epoch_end(self, run):
-        run.history.rows[-1]["scripted"] = self.values[run.epoch - 1]
 
 
 def train(callbacks, epochs=10, validated=True):
@@ -121,6 +109,7 @@ def test_without_a_mode_metrics_grow_and_losses_fall(monitor, larger):
     )
     values = history.column(monitor)
     assert values[history.restored_epoch - 1] == (max(values) if larger else min(values))
+    assert stopping.mode is None  # as it was given: it may follow another run next
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from fusedstep.data import MiniBatches
 from fusedstep.history import History
 from fusedstep.optim import schedules
 from fusedstep.training import fit
+from small_callbacks import Kill, KillAt
 
 OPTIMIZERS = {
     "SGD": lambda p: optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
@@ -49,21 +50,6 @@ def train(epochs, make=OPTIMIZERS["Adam"], callbacks=(), **options):
 
 def losses(history):
     return [(row["train_loss"], row["validation_loss"]) for row in history.rows]
-
-
-class Kill(Exception):
-    pass
-
-
-class KillAt(Callback):
-    """End the run as a crash would."""
-
-    def __init__(self, epoch, batch):
-        self.at = (epoch, batch)
-
-    def before_step(self, run):
-        if (run.epoch, run.batch_index) == self.at:
-            raise Kill
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -10,32 +10,7 @@ from fusedstep import nn, optim
 from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping, EpochSchedule, ReduceOnPlateau
 from fusedstep.optim import schedules
 from fusedstep.training import fit
-
-
-class Script(Callback):
-    """Write given values into the history, as a column to monitor."""
-
-    def __init__(self, values):
-        self.values = values
-
-    def on_train_begin(self, run):
-        run.columns = (*run.columns, "scripted")
-
-    def on_epoch_end(self, run):
-        run.history.rows[-1]["scripted"] = self.values[run.epoch - 1]
-
-
-class Kill(Exception):
-    pass
-
-
-class KillAt(Callback):
-    def __init__(self, epoch, batch):
-        self.at = (epoch, batch)
-
-    def before_step(self, run):
-        if (run.epoch, run.batch_index) == self.at:
-            raise Kill
+from small_callbacks import Kill, KillAt, Script
 
 
 def train(callbacks, epochs, make=lambda p: optim.SGD(p, lr=0.1), **options):

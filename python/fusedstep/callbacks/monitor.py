@@ -26,6 +26,7 @@ class Monitor(Callback):
         where = type(self).__name__
         self.monitor = monitor
         self.mode = mode if mode is None else _checks.choice(where, "mode", mode, ("min", "max"))
+        self._direction = self.mode or "min"  # told by the monitored column, once there is a run
         self.min_delta = check_range(where, "min_delta", min_delta, 0)
         self._forget()
 
@@ -40,8 +41,7 @@ class Monitor(Callback):
                 f"[{type(self).__name__}] 'monitor' must be one of {', '.join(map(repr, run.columns))} "
                 f"but got {self.monitor!r}{hint}"
             )
-        if self.mode is None:
-            self.mode = self._usual_mode()
+        self._direction = self.mode or self._usual_mode()
         self._forget()
 
     def _usual_mode(self) -> str:
@@ -55,7 +55,7 @@ class Monitor(Callback):
     def improves(self, run: Run) -> bool:
         """Whether the epoch that has just ended is the best so far; otherwise it is counted in `waited`."""
         value = run.history.rows[-1][self.monitor]
-        if self.mode == "min":  # rounded as torch does
+        if self._direction == "min":  # rounded as torch does
             better = value < self.best_value - self.min_delta
         else:
             better = value > self.best_value + self.min_delta
@@ -72,6 +72,6 @@ class Monitor(Callback):
         self.best_value, self.best_epoch, self.waited = state["best_value"], state["best_epoch"], state["waited"]
 
     def _forget(self) -> None:
-        self.best_value = -math.inf if self.mode == "max" else math.inf
+        self.best_value = -math.inf if self._direction == "max" else math.inf
         self.best_epoch: int | None = None
         self.waited = 0
