@@ -30,14 +30,14 @@ def check_arrays(name: str, data, where: str = "fit") -> tuple[np.ndarray, ...]:
     return arrays
 
 
-def check_finite(name: str, *arrays, where: str = "fit") -> None:
+def check_finite(name: str, *arrays) -> None:
     """One such value would make all parameters NaN in the first step that sees it.
 
     What is on disk is looked at when it is read, see `finite_on_disk`.
     """
     for part, array in zip(_PARTS, arrays, strict=False):
         if not is_on_disk(array):
-            refuse_nonfinite(where, f"{name} {part}", array)
+            refuse_nonfinite("fit", f"{name} {part}", array)
 
 
 def finite_on_disk(name: str, where: str = "fit") -> Callable:

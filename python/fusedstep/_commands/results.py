@@ -48,11 +48,9 @@ def write_results(folder: RunFolder, problem: Problem, result: CrossValidationRe
 
 def probabilities(outputs: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """The softmax of logits; the outputs of a regression as they are. In float64."""
-    outputs = np.float64(outputs)
-    if not classes:
-        return outputs
-    powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    from scipy.special import softmax
+
+    return softmax(np.float64(outputs), axis=1) if classes else np.float64(outputs)
 
 
 def prediction_columns(classes: Sequence[str], outputs: np.ndarray) -> tuple[list[str], Iterator[list]]:
