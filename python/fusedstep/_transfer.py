@@ -26,15 +26,17 @@ def batches_on(device: Device, batches: MiniBatches, look: Callable | None = Non
 
     Those that had to be copied to a GPU are overwritten by later ones. `look` is as for `MiniBatches.gathered`.
     """
-    if device_of(batches.arrays[0]) is CPU and device is not CPU:
-        return _copied_ahead(device, batches, look)
-    return batches.gathered(lambda reader, bounds: reader.read(bounds), look)
+    return _copied_ahead(device, batches, look) if _copies(device, batches) else batches.gathered(look=look)
 
 
 def batches_ahead(device: Device, batches: MiniBatches) -> int:
     """How many batches are on `device` at a time, beside the one that is worked on and the next."""
-    copied = device_of(batches.arrays[0]) is CPU and device is not CPU
-    return max(0, min(batches.prefetch + copied, len(batches) - 2))
+    return max(0, min(batches.prefetch + _copies(device, batches), len(batches) - 2))
+
+
+def _copies(device: Device, batches: MiniBatches) -> bool:
+    """Whether the batches are on the host, and wanted on a GPU."""
+    return device_of(batches.arrays[0]) is CPU and device is not CPU
 
 
 def device_dtype(position: int, dtype: np.dtype) -> np.dtype:

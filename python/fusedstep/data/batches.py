@@ -24,6 +24,10 @@ _AHEAD = 2
 _NAMES = ("n_samples", "batch_size", "shuffle", "seed", "last", "block_size", "shuffle_window")
 
 
+def _read(reader: Reader, bounds: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    return reader.read(bounds)
+
+
 class MiniBatches:
     """Tuples of mini-batches, reshuffled every epoch.
 
@@ -162,9 +166,9 @@ class MiniBatches:
         return self._n_batches
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
-        return self.gathered(lambda reader, bounds: reader.read(bounds))
+        return self.gathered()
 
-    def gathered(self, gather: Callable, look: Callable | None = None) -> Iterator:
+    def gathered(self, gather: Callable = _read, look: Callable | None = None) -> Iterator:
         """The batches of an epoch, each ``gather(reader, (start, stop))``: the samples at those places of its order.
 
         With `prefetch` the calls come from a background thread, one at a time and in order. ``look(i, first, samples)``
