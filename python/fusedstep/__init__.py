@@ -29,8 +29,8 @@ __all__ = [
 
 
 def __getattr__(name):
-    if name == "sklearn":  # not before it is asked for: scikit-learn takes a second to import
+    if name in ("sklearn", "torch"):  # not before they are asked for: what they build on takes seconds to import
         import importlib
 
-        return importlib.import_module(".sklearn", __name__)
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

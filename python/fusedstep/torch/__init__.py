@@ -1,0 +1,14 @@
+"""Drop-ins for PyTorch (>= 2.4): optimizers and modules that swap in by their import.
+
+Built without torch's headers: tensors come in through DLPack, so one wheel fits every torch.
+"""
+
+from .._extras import require
+
+_torch = require("torch", extra="torch")
+
+_OLDEST = (2, 4)
+if tuple(int(part) for part in _torch.__version__.split(".")[:2]) < _OLDEST:
+    raise ImportError(f"fusedstep.torch needs torch >= 2.4 but finds {_torch.__version__}")
+
+__all__ = []

@@ -1,0 +1,3 @@
+"""torch.optim's optimizers, each step of which is one pass over the memory."""
+
+__all__ = []
