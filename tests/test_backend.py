@@ -173,6 +173,7 @@ def test_the_environment_is_left_as_it_was(given):
 import os
 before = dict(os.environ)
 import fusedstep
+fusedstep.available_isas()
 assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
 import ctypes
 getenv = ctypes.CDLL(None).getenv
@@ -181,6 +182,129 @@ for name in (b"OMP_WAIT_POLICY", b"GOMP_SPINCOUNT"):
     assert getenv(name) == os.environb.get(name)
 """
     assert run(code, **given) == []
+
+
+# Tells of every import of the compiled module which policy it finds; a subclass may do more at that moment.
+WATCH = """
+import importlib.machinery, os, sys
+import fusedstep as fs
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "fusedstep._cpu":
+            print("loads", os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT"))
+            self.meanwhile()
+    def meanwhile(self):
+        pass
+sys.meta_path.insert(0, Watch())
+"""
+
+
+@built
+@pytest.mark.parametrize(
+    "call",
+    [
+        "fs.ops.sgd_step(np.ones(3), np.ones(3), lr=0.5)",
+        "fs.ops.dropout_mask(3, 0.5, seed=0)",
+        "fs.info()",
+        "fs.available_isas()",
+        "fs.get_num_threads()",
+        "fs.set_num_threads(1)",
+    ],
+)
+def test_the_module_is_loaded_by_the_first_call_that_needs_it(call):
+    """Not by the import: a runtime that is loaded before torch is torch's, too, and its policy does not suit it."""
+    code = f"""
+import numpy as np
+fs.nn.Sequential(fs.nn.Dense(2, 3), fs.nn.ReLU())
+print("fusedstep._cpu" in sys.modules)
+for _ in range(2):
+    {call}
+print("fusedstep._cpu" in sys.modules)
+"""
+    assert run(WATCH + code) == ["False", "loads passive 0", "True"]
+
+
+@built
+@pytest.mark.parametrize("given", [{"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}])
+def test_a_policy_that_was_given_stays(given):
+    told = (given.get("OMP_WAIT_POLICY"), given.get("GOMP_SPINCOUNT"))
+    assert run(WATCH + "fs.available_isas()", **given) == [f"loads {told[0]} {told[1]}"]
+
+
+@built
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
+@pytest.mark.parametrize("imports", ["import fusedstep as fs, torch", "import torch, fusedstep as fs"])
+def test_torch_keeps_its_own_runtime(imports):
+    pytest.importorskip("torch")
+    code = f"""
+import os
+{imports}
+import numpy as np
+def runtimes():
+    return {{os.path.realpath(line.split()[-1]) for line in open("/proc/self/maps") if "libgomp" in line}}
+before = runtimes()
+fs.ops.sgd_step(np.ones(3), np.ones(3), lr=0.5)
+print(before <= runtimes(), all(path.startswith(os.path.dirname(torch.__path__[0])) for path in before))
+"""
+    assert run(code, "-W", "ignore") == ["True True"]
+
+
+@built
+def test_threads_that_come_first_at_once_load_it_once():
+    code = """
+import threading, time
+import numpy as np
+Watch.meanwhile = lambda self: time.sleep(0.1)
+before = dict(os.environ)
+barrier = threading.Barrier(8)
+def work():
+    barrier.wait()
+    p = np.ones(3)
+    fs.ops.sgd_step(p, np.ones(3), lr=0.5)
+    done.append(p.tolist() == [0.5] * 3)
+done = []
+workers = [threading.Thread(target=work) for _ in range(8)]
+for worker in workers: worker.start()
+for worker in workers: worker.join()
+print(done == [True] * 8, dict(os.environ) == before)
+"""
+    assert run(WATCH + code) == ["loads passive 0", "True True"]
+
+
+@built
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_waits_for_a_load_that_is_under_way():
+    code = """
+import threading, time
+import numpy as np
+loading = threading.Event()
+def meanwhile(self):
+    loading.set()
+    time.sleep(0.3)
+Watch.meanwhile = meanwhile
+worker = threading.Thread(target=fs.available_isas)
+worker.start()
+loading.wait()
+child = os.fork()
+if child == 0:
+    fs.ops.sgd_step(np.ones(3), np.ones(3), lr=0.5)
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+worker.join()
+"""
+    assert run(WATCH + code, "-W", "ignore") == ["loads passive 0", "7"]
+
+
+@built
+def test_the_environment_is_read_at_the_first_call_and_never_again():
+    code = """
+import os, fusedstep as fs
+os.environ["FUSEDSTEP_NUM_THREADS"] = "3"
+first = fs.get_num_threads()
+os.environ["FUSEDSTEP_NUM_THREADS"], os.environ["FUSEDSTEP_BACKEND"] = "2", "foo"
+print(first, fs.get_num_threads(), fs.info()["problem"])
+"""
+    assert run(code) == ["3 3 None"]
 
 
 def test_import_loads_nothing_heavy():

@@ -32,7 +32,7 @@ def cuda_module(monkeypatch):
     if backend.native() is None:
         pytest.skip("FUSEDSTEP_BACKEND=reference")
     module = HostKernels(backend.native())
-    monkeypatch.setattr(backend, "_active", backend._module)
+    monkeypatch.setattr(backend, "_active", backend._setup().module)
     for place in (backend, ops._dispatch):
         monkeypatch.setattr(place, "cuda", lambda: module)
     return module

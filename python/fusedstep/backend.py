@@ -1,7 +1,7 @@
 """Which backend and instruction set is in use. Importing this never fails; a problem is told at the first kernel.
 
-Environment, read once: FUSEDSTEP_BACKEND=auto|reference, FUSEDSTEP_ISA=baseline|avx2|avx512,
-FUSEDSTEP_NUM_THREADS; an empty value is as good as none.
+The compiled module is loaded, and the environment read, by the first call that needs it, once: FUSEDSTEP_BACKEND=
+auto|reference, FUSEDSTEP_ISA=baseline|avx2|avx512, FUSEDSTEP_NUM_THREADS; an empty value is as good as none.
 """
 
 from __future__ import annotations
@@ -10,17 +10,53 @@ import functools
 import importlib
 import os
 import sys
+import threading
 import warnings
 from types import ModuleType
+from typing import NamedTuple
 
 _BACKENDS = ("auto", "reference")
+_MOST_THREADS = 1 << 20
 # libgomp's threads spin after a parallel region unless told otherwise when it is loaded; on few cores they
 # then take the cores from NumPy's BLAS: an epoch at batch 32 took 16 times as long.
 _PASSIVE = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
 
+class _Setup(NamedTuple):
+    requested: str  # FUSEDSTEP_BACKEND
+    module: ModuleType | None
+    missing: str | None  # why there is no compiled module
+    problem: str | None  # what is wrong with the environment
+
+
+_setup_done: _Setup | None = None
+_lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a fork waits for a load that is under way: the child could never end it
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+def _setup() -> _Setup:
+    global _setup_done
+    if _setup_done is None:
+        with _lock:
+            if _setup_done is None:
+                _setup_done = _set_up()
+    return _setup_done
+
+
+def _set_up() -> _Setup:
+    requested = os.environ.get("FUSEDSTEP_BACKEND") or "auto"
+    module, missing = _load()
+    return _Setup(requested, module, missing, _configure(requested, module))
+
+
 def _load() -> tuple[ModuleType | None, str | None]:
-    """(the compiled module or None, why there is none)"""
+    """(the compiled module or None, why there is none)
+
+    torch's wheels bring a libgomp. Where it has the name of ours (libgomp.so.1), the process keeps the one that is
+    loaded first: torch's, with torch's policy, if torch was imported before this call; else ours, with which torch's
+    own operations take up to 8 times as long. Hence no load at the import. A runtime of another name stays apart.
+    """
     borrowed = {} if _PASSIVE.keys() & os.environ.keys() else _PASSIVE
     os.environ.update(borrowed)
     try:
@@ -33,24 +69,28 @@ def _load() -> tuple[ModuleType | None, str | None]:
     return _cpu, None
 
 
-def _configure() -> str | None:
+def _configure(requested: str, module: ModuleType | None) -> str | None:
     """Apply the environment's thread count and instruction set; the message of what is wrong with them."""
-    if _requested not in _BACKENDS:
-        return f"FUSEDSTEP_BACKEND must be one of {', '.join(_BACKENDS)} but is {_requested!r}"
-    if _module is None:
+    if requested not in _BACKENDS:
+        return f"FUSEDSTEP_BACKEND must be one of {', '.join(_BACKENDS)} but is {requested!r}"
+    if module is None:
         return None
     threads = os.environ.get("FUSEDSTEP_NUM_THREADS")
     if threads:
         if not threads.isdecimal() or int(threads) < 1:
             return f"FUSEDSTEP_NUM_THREADS must be a positive integer but is {threads!r}"
-        set_num_threads(int(threads))
+        module.set_num_threads(min(int(threads), _MOST_THREADS))
     isa = os.environ.get("FUSEDSTEP_ISA")
     if isa:
         try:
-            _module.set_isa(isa)
+            module.set_isa(isa)
         except ValueError as error:
             return f"FUSEDSTEP_ISA: {error}"
     return None
+
+
+_active: ModuleType | None = None
+_ready = False
 
 
 def native() -> ModuleType | None:
@@ -62,17 +102,18 @@ def native() -> ModuleType | None:
 
 def _first_use() -> ModuleType | None:
     global _ready, _active
-    if _problem is not None:
-        raise RuntimeError(_problem)
-    if _requested == "auto":
-        if _module is None:
+    requested, module, missing, problem = _setup()
+    if problem is not None:
+        raise RuntimeError(problem)
+    if requested == "auto":
+        if module is None:
             warnings.warn(
-                f"fusedstep runs on its slow NumPy reference: {_missing} "
+                f"fusedstep runs on its slow NumPy reference: {missing} "
                 "(FUSEDSTEP_BACKEND=reference chooses it silently)",
                 RuntimeWarning,
                 stacklevel=5,
             )
-        _active = _module
+        _active = module
     _ready = True
     return _active
 
@@ -131,8 +172,9 @@ def set_num_threads(n: int) -> None:
     """
     if isinstance(n, bool) or not hasattr(n, "__index__") or n.__index__() < 1:
         raise ValueError(f"'n' must be a positive integer but got {n!r}")
-    if _module is not None:
-        _module.set_num_threads(min(n.__index__(), 1 << 20))
+    module = _setup().module
+    if module is not None:
+        module.set_num_threads(min(n.__index__(), _MOST_THREADS))
 
 
 def get_num_threads() -> int:
@@ -142,7 +184,8 @@ def get_num_threads() -> int:
     >>> fs.get_num_threads() >= 1
     True
     """
-    return 1 if _module is None else _module.get_num_threads()
+    module = _setup().module
+    return 1 if module is None else module.get_num_threads()
 
 
 def available_isas() -> tuple[str, ...]:
@@ -152,7 +195,8 @@ def available_isas() -> tuple[str, ...]:
     >>> set(fs.available_isas()) <= {"baseline", "avx2", "avx512"}
     True
     """
-    return () if _module is None else tuple(_module.available_isas())
+    module = _setup().module
+    return () if module is None else tuple(module.available_isas())
 
 
 def info() -> dict:
@@ -172,29 +216,23 @@ def info() -> dict:
 
     from . import __version__
 
-    reference = _module is None or _requested == "reference"
+    requested, module, missing, problem = _setup()
+    reference = module is None or requested == "reference"
     devices, reason = _cuda_devices()
     return {
         "version": __version__,
         "python": platform.python_version(),
         "numpy": numpy.__version__,
         "backend": "reference" if reference else "cpu",
-        "problem": _problem or _missing,
-        "isa": None if reference else _module.get_isa(),
+        "problem": problem or missing,
+        "isa": None if reference else module.get_isa(),
         "available_isas": list(available_isas()),
         "num_threads": get_num_threads(),
-        "openmp": None if _module is None else _module.openmp,
+        "openmp": None if module is None else module.openmp,
         "cuda": bool(devices),
         "cuda_devices": devices,
         "cuda_reason": reason,
     }
-
-
-_requested = os.environ.get("FUSEDSTEP_BACKEND") or "auto"
-_module, _missing = _load()
-_problem = _configure()
-_active: ModuleType | None = None
-_ready = False
 
 
 def namespace(array) -> ModuleType:
