@@ -99,27 +99,7 @@ PyObject* export_capsule(PyObject* object) {
   return PyObject_VectorcallMethod(n.dlpack, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, n.stream_keyword);
 }
 
-// The C interface of a type, or null; looked up once for each type and thread.
-const ExchangeApi* exchange_api(PyTypeObject* type) {
-  thread_local std::vector<std::pair<PyTypeObject*, const ExchangeApi*>> known;
-  for (const auto& [seen, api] : known) {
-    if (seen == type) return api;
-  }
-  const ExchangeApi* found = nullptr;
-  const auto capsule =
-      py::reinterpret_steal<py::object>(PyObject_GetAttr(reinterpret_cast<PyObject*>(type), names().exchange_api));
-  if (capsule) {
-    found = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-    while (found != nullptr && found->major != 1) found = found->previous;
-    if (found != nullptr && found->to_tensor == nullptr) found = nullptr;
-  }
-  PyErr_Clear();
-  Py_INCREF(type);  // a type that is named here must not give its address to another
-  known.emplace_back(type, found);
-  return found;
-}
-
-[[noreturn]] void has_negative_bit(const Array& array) {
+[[noreturn]] void refuse_negative_bit(const Array& array) {
   throw py::value_error(array.label() + " has torch's negative bit set; pass " + array.place() + ".resolve_neg()");
 }
 
@@ -131,7 +111,7 @@ void check_plain(py::handle object, const Array& array) {
     throw py::type_error(array.label() + " must be a plain array but got " + type);
   }
   if (py::hasattr(object, "is_neg") && py::bool_(object.attr("is_neg")())) {
-    has_negative_bit(array);
+    refuse_negative_bit(array);
   }
 }
 
@@ -177,12 +157,7 @@ bool export_tensor(py::handle object, const ExchangeApi& api, Array& array, DLTe
     PyErr_Clear();
     return false;
   }
-  const auto negative = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object.ptr(), names().is_neg));
-  if (!negative) {
-    PyErr_Clear();  // another library than torch
-  } else if (negative.ptr() == Py_True) {
-    has_negative_bit(array);
-  }
+  if (has_negative_bit(object)) refuse_negative_bit(array);
   array.capsule = py::reinterpret_borrow<py::object>(object);
   return true;
 }
@@ -204,6 +179,31 @@ const DLTensor& tensor_of(Array& array) {
 }
 
 }  // namespace
+
+const ExchangeApi* exchange_api(PyTypeObject* type) {
+  thread_local std::vector<std::pair<PyTypeObject*, const ExchangeApi*>> known;
+  for (const auto& [seen, api] : known) {
+    if (seen == type) return api;
+  }
+  const ExchangeApi* found = nullptr;
+  const auto capsule =
+      py::reinterpret_steal<py::object>(PyObject_GetAttr(reinterpret_cast<PyObject*>(type), names().exchange_api));
+  if (capsule) {
+    found = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    while (found != nullptr && found->major != 1) found = found->previous;
+    if (found != nullptr && found->to_tensor == nullptr) found = nullptr;
+  }
+  PyErr_Clear();
+  Py_INCREF(type);  // a type that is named here must not give its address to another
+  known.emplace_back(type, found);
+  return found;
+}
+
+bool has_negative_bit(py::handle object) {
+  const auto negative = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object.ptr(), names().is_neg));
+  if (!negative) PyErr_Clear();  // another library than torch
+  return negative.ptr() == Py_True;
+}
 
 void Arrays::check_device(const Array& array, std::int32_t type, std::int32_t id) {
   if (is_ours(type) && (first_name_ == nullptr || !launch::kOnDevice || id == device_)) {

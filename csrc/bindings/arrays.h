@@ -77,6 +77,11 @@ class Arrays {
   std::vector<void*> streams_;  // of the libraries that the arrays come from
 };
 
+// The C interface of a type whose library has one, or null; looked up once for each type and thread.
+struct ExchangeApi;
+const ExchangeApi* exchange_api(PyTypeObject* type);
+bool has_negative_bit(py::handle object);  // torch's
+
 const char* dtype_name(Dtype dtype);
 std::string shape_text(const std::vector<std::int64_t>& shape);
 std::string strides_text(const Array& array);  // in bytes, as NumPy gives them
@@ -117,6 +122,7 @@ auto by_dtype(const Array& array, F&& f) {
 }
 
 void bind_optimizers(py::module_& m);
+void bind_step_plan(py::module_& m);
 void bind_batch_norm(py::module_& m);
 void bind_dropout(py::module_& m);
 void bind_layers(py::module_& m);

@@ -27,6 +27,7 @@ PYBIND11_MODULE(_cpu, m, pybind11::mod_gil_not_used()) {
   m.attr("openmp") = false;
 #endif
   fusedstep::bind_optimizers(m);
+  fusedstep::bind_step_plan(m);
   fusedstep::bind_batch_norm(m);
   fusedstep::bind_dropout(m);
   fusedstep::bind_layers(m);

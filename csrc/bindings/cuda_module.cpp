@@ -32,6 +32,7 @@ PYBIND11_MODULE(FUSEDSTEP_MODULE_NAME, m, pybind11::mod_gil_not_used()) {
   m.attr("runtime_version") = fusedstep::cuda::runtime_version();
   m.def("driver_version", &fusedstep::cuda::driver_version);
   fusedstep::bind_optimizers(m);
+  fusedstep::bind_step_plan(m);
   fusedstep::bind_batch_norm(m);
   fusedstep::bind_dropout(m);
   fusedstep::bind_layers(m);

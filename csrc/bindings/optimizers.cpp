@@ -1,132 +1,10 @@
 // Optimizer steps and the global norm. Hyper-parameters are checked in Python (reference/scalars.py).
-#include <initializer_list>
 #include <stdexcept>
 
-#include "arrays.h"
+#include "step_input.h"
 
 namespace fusedstep {
 namespace {
-
-enum class Presence { kRequired, kOptional };
-
-struct Column {
-  const char* name;
-  py::object arrays;
-  std::size_t count;
-
-  // A list is copied: it must not change under the checks.
-  Column(const char* column, py::handle given) : name(column) {
-    const bool many = PyList_Check(given.ptr()) || PyTuple_Check(given.ptr());
-    arrays = many ? py::reinterpret_steal<py::object>(PySequence_Tuple(given.ptr()))
-                  : py::reinterpret_borrow<py::object>(given);
-    if (!arrays) throw py::error_already_set();
-    count = many ? py::len(arrays) : 1;
-  }
-};
-
-struct State {
-  const char* name;
-  py::handle arrays;  // None: not there, if it is optional
-  Presence presence = Presence::kRequired;
-};
-
-// The arrays of a step, imported and checked: column 0 the parameters, 1 the gradients, then the states.
-class StepInput {
- public:
-  StepInput(Arrays& arrays, py::handle params, py::handle grads, std::initializer_list<State> states, py::handle ema) {
-    std::vector<Column> given;
-    given.reserve(states.size() + 3);
-    given.emplace_back("params", params);
-    given.emplace_back("grads", grads);
-    for (const State& state : states) {
-      if (state.presence == Presence::kRequired || !state.arrays.is_none())
-        given.emplace_back(state.name, state.arrays);
-    }
-    states_ = given.size() - 2;
-    if (!ema.is_none()) given.emplace_back("ema_params", ema);
-    for (const Column& column : given) {
-      if (column.count == given[0].count) continue;
-      throw py::value_error("'params' has " + std::to_string(given[0].count) + " arrays but '" + column.name +
-                            "' has " + std::to_string(column.count));
-    }
-    columns_.reserve(given.size());
-    for (const Column& column : given) columns_.push_back(arrays.take_list(column.arrays, column.name));
-    check();
-  }
-
-  std::size_t count() const { return columns_[0].size(); }
-  const Array& first() const { return columns_[0][0]; }
-
-  // A state, or where there is none the first parameter.
-  const Array& first_state() const { return columns_.size() > 2 ? columns_[2][0] : first(); }
-
-  template <class P, class S>
-  std::vector<launch::StepArrays<P, S>> rows() const {
-    std::vector<launch::StepArrays<P, S>> rows(count());
-    for (std::size_t i = 0; i < count(); ++i) {
-      launch::StepArrays<P, S>& row = rows[i];
-      row = {columns_[0][i].as<P>(), columns_[1][i].as<const P>(), {}, nullptr, columns_[0][i].size};
-      for (std::size_t s = 0; s < states_; ++s) row.states[s] = columns_[2 + s][i].as<S>();
-      if (columns_.size() > 2 + states_) row.ema = columns_.back()[i].as<S>();
-    }
-    return rows;
-  }
-
-  std::vector<const Array*> outputs() const {
-    std::vector<const Array*> list;
-    for (std::size_t c = 0; c < columns_.size(); ++c) {
-      for (const Array& array : columns_[c]) {
-        if (c != 1) list.push_back(&array);
-      }
-    }
-    return list;
-  }
-
- private:
-  void check() const {
-    std::vector<const Array*> outputs, inputs;
-    outputs.reserve(count() * columns_.size());
-    inputs.reserve(count());
-    for (std::size_t i = 0; i < count(); ++i) {
-      const Array& p = columns_[0][i];
-      for (std::size_t c = 0; c < columns_.size(); ++c) {
-        const Array& array = columns_[c][i];
-        if (c < 2) {
-          check_same_dtype(array, first());
-        } else if (&array == &first_state()) {
-          check_companion_dtype(array, first());
-        } else {
-          check_same_dtype(array, first_state());
-        }
-        if (c != 1) check_writable(array);
-        if (c == 0) {
-          check_dense(array);
-        } else {
-          check_same_shape(array, p);
-          check_same_layout(array, p);
-        }
-        (c == 1 ? inputs : outputs).push_back(&array);
-      }
-    }
-    check_overlap(outputs, inputs);
-  }
-
-  std::vector<std::vector<Array>> columns_;
-  std::size_t states_ = 0;
-};
-
-// Calls f(P{}, S{}) with the types of parameters and states.
-template <class F>
-void by_step_types(const StepInput& input, const F& f) {
-  const bool widened = input.first_state().dtype == Dtype::kFloat32;
-  by_dtype(input.first(), [&](auto zero) {
-    using P = decltype(zero);
-    if constexpr (sizeof(P) == 2) {
-      if (widened) return f(zero, float{});
-    }
-    f(zero, zero);
-  });
-}
 
 // What all steps have: (lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_decay), checked in
 // Python, and `skip`, an int32 array or None.
@@ -137,9 +15,7 @@ struct Common {
 
   void read(const py::tuple& t, py::handle skip_) {
     call.lr = arrays.number(t[0], "lr");
-    call.options.weight_decay = t[1].cast<double>();
-    call.options.decoupled = py::bool_(t[2]);
-    call.options.maximize = py::bool_(t[3]);
+    configure_common(call, t);
     call.multiplier = arrays.number(t[4], "grad_multiplier");
     call.ema_decay = t[5].cast<double>();
     if (skip_.is_none()) return;
@@ -153,11 +29,7 @@ void run(Common& common, const StepInput& input, const char* method) {
   if (common.arrays.has_numbers()) common.arrays.check_apart(input.outputs());
   if (call.skip != nullptr) check_overlap(input.outputs(), {&common.skip});
   const launch::Context context = common.arrays.context();
-  if (call.options.reads_step() && call.step.data == nullptr && launch::is_capturing(context)) {
-    throw std::runtime_error(std::string("[") + method +
-                             "] 'step' is a number, which the graph that is being captured would repeat: "
-                             "pass a 0-d int64 array on the device, and advance it in the graph");
-  }
+  check_step_is_fresh(call, context, method);
   if (input.count() == 0) return;
   by_step_types(input, [&](auto p, auto s) {
     const auto rows = input.rows<decltype(p), decltype(s)>();
@@ -173,9 +45,7 @@ void sgd_step(py::handle params, py::handle grads, py::handle momentum_buffers, 
   const StepInput input(common.arrays, params, grads, {{"momentum_buffers", momentum_buffers, Presence::kOptional}},
                         ema);
   common.read(t, skip);
-  common.call.rule = momentum_buffers.is_none() ? kSgd : nesterov ? kSgdNesterov : kSgdMomentum;
-  common.call.options.decay1 = momentum;
-  common.call.options.damping1 = dampening;
+  configure_sgd(common.call, !momentum_buffers.is_none(), momentum, dampening, nesterov);
   run(common, input, "SGD");
 }
 
@@ -184,10 +54,8 @@ void adagrad_step(py::handle params, py::handle grads, py::handle sums, py::hand
   Common common;
   const StepInput input(common.arrays, params, grads, {{"state_sums", sums}}, ema);
   common.read(t, skip);
-  common.call.rule = kAdagrad;
+  configure_adagrad(common.call, lr_decay, eps);
   common.call.step = common.arrays.counter(step, "step", Arrays::CounterType::kInt32OrInt64);
-  common.call.options.lr_decay = lr_decay;
-  common.call.options.eps = eps;
   run(common, input, "Adagrad");
 }
 
@@ -201,11 +69,7 @@ void rmsprop_step(py::handle params, py::handle grads, py::handle squares, py::h
                          {"grad_avgs", grad_avgs, Presence::kOptional}},
                         ema);
   common.read(t, skip);
-  const Rule rules[2][2] = {{kRmsprop, kRmspropCentered}, {kRmspropMomentum, kRmspropMomentumCentered}};
-  common.call.rule = rules[!momentum_buffers.is_none()][!grad_avgs.is_none()];
-  common.call.options.decay1 = momentum;
-  common.call.options.decay2 = alpha;
-  common.call.options.eps = eps;
+  configure_rmsprop(common.call, !momentum_buffers.is_none(), !grad_avgs.is_none(), alpha, eps, momentum);
   run(common, input, "RMSprop");
 }
 
@@ -217,13 +81,8 @@ void adam_step(py::handle params, py::handle grads, py::handle exp_avgs, py::han
       common.arrays, params, grads,
       {{"exp_avgs", exp_avgs}, {"exp_avg_sqs", exp_avg_sqs}, {"max_exp_avg_sqs", max_sqs, Presence::kOptional}}, ema);
   common.read(t, skip);
-  const Rule rules[2][2] = {{kAdam, kAdamEpsInside}, {kAdamAmsgrad, kAdamAmsgradEpsInside}};
-  common.call.rule = rules[!max_sqs.is_none()][eps_inside];
+  configure_adam(common.call, !max_sqs.is_none(), beta1, beta2, eps, bias_correction, eps_inside);
   common.call.step = common.arrays.counter(step, "step", Arrays::CounterType::kInt32OrInt64);
-  common.call.options.decay1 = common.call.options.damping1 = beta1;
-  common.call.options.decay2 = beta2;
-  common.call.options.eps = eps;
-  common.call.options.bias_correction = bias_correction;
   run(common, input, "Adam");
 }
 
