@@ -1,0 +1,124 @@
+"""What a step needs of one parameter: tensors that the kernels can walk, and where they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(slots=True)
+class Row:
+    """One parameter. `is_plain`: all of its tensors are those that hang on the parameter and the state."""
+
+    group: int
+    owner: torch.Tensor
+    param: torch.Tensor
+    grad: torch.Tensor
+    names: tuple[str, ...]
+    states: list[torch.Tensor] = field(default_factory=list)
+    ema: torch.Tensor | None = None
+    step: torch.Tensor | None = None
+    is_plain: bool = True
+    is_first: bool = False
+    written: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        if self.states:
+            return self.states[0].dtype
+        return self.param.dtype if self.ema is None else self.ema.dtype
+
+
+def make_row(optimizer, index: int, p, names, counts: bool, state_dtype, ema_decay) -> Row:
+    """The row of `p`, whose state is made where there is none; RuntimeError or TypeError for what cannot be stepped."""
+    method, grad = optimizer._method, p.grad
+    if grad.layout != torch.strided:
+        raise RuntimeError(
+            f"{method} does not support sparse gradients: its states are dense; use torch.optim.SparseAdam, or "
+            "grad.to_dense()"
+        )
+    if not p.is_complex() and p.dtype not in _FLOATS:
+        raise TypeError(f"[{method}] a parameter has dtype {p.dtype}; accepted are float16, bfloat16, float32, float64")
+    if p.shape != grad.shape or p.dtype != grad.dtype:
+        raise RuntimeError(
+            f"[{method}] a gradient has shape {tuple(grad.shape)} and dtype {grad.dtype} but its parameter has "
+            f"{tuple(p.shape)} and {p.dtype}"
+        )
+    state = optimizer.state[p]
+    wide = state_dtype if state_dtype is not None and p.dtype.itemsize == 2 else p.dtype
+    row = Row(index, p, p, grad, names)
+    row.written.append(p)
+    if counts:
+        row.step = state["step"] = _counter(state.get("step"))
+    for name in names:
+        tensor = state.get(name)
+        if tensor is None:
+            row.is_first |= name == "momentum_buffer" and not counts
+            tensor = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
+        row.states.append(_fitting(state, name, tensor, p, wide))
+    if ema_decay is not None:
+        average = state.get("ema")
+        average = p.detach().to(wide, copy=True) if average is None else average
+        row.ema = _fitting(state, "ema", average, p, wide)
+    row.written += [*row.states, *([] if row.ema is None else [row.ema])]
+    if len({t.dtype for t in row.written[1:]}) > 1:
+        raise TypeError(f"[{method}] the states of a parameter have different dtypes")
+    _stage(row)
+    return row
+
+
+def _counter(step) -> torch.Tensor:
+    """torch's count of steps, on the CPU: a device's would have to be waited for."""
+    if isinstance(step, torch.Tensor) and step.device.type == "cpu" and step.dtype in (torch.float32, torch.float64):
+        return step
+    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+    return torch.tensor(0.0 if step is None else float(step), dtype=dtype)
+
+
+def _fitting(state: dict, name: str, tensor, p, wide) -> torch.Tensor:
+    """The state, put in its place anew where its dtype, device or layout is not that of its parameter."""
+    if tensor.shape != p.shape:
+        raise RuntimeError(f"state {name!r} has shape {tuple(tensor.shape)} but its parameter has {tuple(p.shape)}")
+    accepted = tensor.dtype == wide or (tensor.dtype == torch.float32 and p.dtype.itemsize == 2)
+    if not accepted or tensor.device != p.device or (_is_dense(p) and tensor.stride() != p.stride()):
+        tensor = torch.empty_like(p, dtype=tensor.dtype if accepted else wide).copy_(tensor)
+    state[name] = tensor
+    return tensor
+
+
+def _is_dense(tensor) -> bool:
+    """No gap, no overlap, axes in any order; autograd's memory format of gradients preserves such strides."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def _stage(row: Row) -> None:
+    """Put dense copies in the place of what the kernels cannot walk together."""
+    if row.param.is_complex():
+        row.is_plain = False
+        row.param, row.grad = torch.view_as_real(row.param), torch.view_as_real(row.grad.resolve_conj())
+        row.states = [torch.view_as_real(s) for s in row.states]
+        row.ema = None if row.ema is None else torch.view_as_real(row.ema)
+    if not _is_dense(row.param):
+        row.is_plain = False
+        row.param = row.param.detach().contiguous()
+        row.states = [s.contiguous() for s in row.states]
+        row.ema = None if row.ema is None else row.ema.contiguous()
+    if row.grad.is_neg() or row.grad.stride() != row.param.stride():
+        row.is_plain = False
+        row.grad = torch.empty_like(row.param).copy_(row.grad)
+
+
+def write_back(row: Row) -> None:
+    """Write a dense copy back to where it came from."""
+    owner = torch.view_as_real(row.owner) if row.owner.is_complex() else row.owner
+    if row.param.data_ptr() != owner.data_ptr():
+        owner.copy_(row.param)

@@ -1,0 +1,257 @@
+"""What our optimizers share: torch's class around them, and one crossing into the kernels for a whole step."""
+
+from __future__ import annotations
+
+import math
+from operator import itemgetter
+
+import torch
+from torch.optim import optimizer as _torch_optimizer
+
+from ...ops._dispatch import module_for
+from ...reference.scalars import check_finite, check_range
+from .rows import Row, make_row, write_back
+
+_increment_version = torch._C._increment_version if hasattr(torch._C, "_increment_version") else None
+
+
+def advance(tensors: list) -> None:
+    """Advance torch's version counters, so that a backward pass over stale values raises."""
+    try:
+        _increment_version(tensors)
+    except (TypeError, RuntimeError):  # an older torch, which takes one; or inference tensors, which have no counter
+        for tensor in tensors:
+            if not tensor.is_inference():
+                torch.autograd.graph.increment_version(tensor)
+
+
+class FusedStep:
+    """The step of ours that stands before torch's class; see `Adam` for what it adds."""
+
+    _method: str
+    _keys: tuple[str, ...]
+    """Hyper-parameters of a group that a step reads."""
+    _counts = True
+    """Whether the state has a `step`."""
+    _step_supports_amp_scaling = True
+
+    def __init__(self, params, *args, max_norm=None, ema_decay=None, state_dtype=None, **kwargs):
+        if kwargs.get("differentiable"):
+            raise RuntimeError(
+                f"[{self._method}] 'differentiable' must be False: the fused step is outside of autograd; use "
+                f"torch.optim.{self._method}"
+            )
+        if max_norm is not None and check_range(self._method, "max_norm", max_norm, 0) == 0:
+            raise ValueError(f"[{self._method}] 'max_norm' must be greater than 0 but got {max_norm!r}")
+        if ema_decay is not None:
+            check_range(self._method, "ema_decay", ema_decay, 0, 1, closed=True)
+        if state_dtype not in (None, torch.float32):
+            raise ValueError(f"[{self._method}] 'state_dtype' must be None or torch.float32 but got {state_dtype!r}")
+        self.max_norm = max_norm
+        self.ema_decay = ema_decay
+        self.state_dtype = state_dtype
+        self._forget()
+        super().__init__(params, *args, **kwargs)
+
+    def __getstate__(self) -> dict:
+        ours = {name: getattr(self, name) for name in ("max_norm", "ema_decay", "state_dtype")}
+        return {**super().__getstate__(), **ours}
+
+    def __setstate__(self, state: dict) -> None:
+        self._forget()
+        super().__setstate__(state)
+
+    def _forget(self) -> None:
+        self._plan = None
+        self._written: list = []
+        self._values: list = []
+        self._options: tuple = ()
+
+    def _states(self, options: tuple) -> tuple[str, ...]:
+        """Names of the states that a step with these options has."""
+        raise NotImplementedError
+
+    def _group_options(self, values: tuple) -> tuple:
+        """(lr, weight_decay, decoupled, maximize) and the method's own, from the values of `_keys`, checked."""
+        raise NotImplementedError
+
+    def _common(self, lr, weight_decay, maximize, *, decoupled=False) -> tuple:
+        if isinstance(lr, torch.Tensor):
+            lr = lr.detach().reshape(()) if lr.is_cuda else lr.item()
+        if not isinstance(lr, torch.Tensor):
+            lr = check_finite(self._method, "lr", lr)
+        return lr, check_finite(self._method, "weight_decay", weight_decay), bool(decoupled), bool(maximize)
+
+    def _read_options(self) -> tuple:
+        """The options of each group; the very same tuples as long as nothing in a group changes."""
+        values = [self._read(group) for group in self.param_groups]
+        if values == self._values:
+            return self._options
+        self._options = tuple(self._group_options(v) for v in values)
+        # A tensor's value may change behind its back.
+        self._values = [] if any(isinstance(x, torch.Tensor) for v in values for x in v) else values
+        return self._options
+
+    @torch.compiler.disable
+    def step(self, closure=None):
+        """One optimization step; returns what `closure` returns, which is called first with gradients enabled."""
+        if (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _torch_optimizer._global_optimizer_pre_hooks
+            or _torch_optimizer._global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        ):
+            return _observed_step(self, closure)
+        return self._step(closure)
+
+    step.hooked = True  # hooks are called and the profiler is told above, only where there are any
+
+    def _step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        multiplier, skip = 1.0, None
+        scaling = self.__dict__
+        if scaling.get("found_inf") is not None or scaling.get("grad_scale") is not None:  # torch.amp.GradScaler's
+            multiplier, skip = self._scaling()
+            if skip is True:
+                return loss
+        options = self._read_options()
+        ema_decay = self.ema_decay or 0.0
+        if self._plan is not None and self._plan.run_attached(
+            self.param_groups, self.state, options, multiplier, self.max_norm, ema_decay, skip, None
+        ):
+            advance(self._written)
+            return loss
+        self._plan = None
+        with torch.no_grad():
+            self._new_step(options, multiplier, skip)
+        return loss
+
+    def _scaling(self):
+        """(grad_multiplier, whether to skip) as GradScaler has left them on this optimizer."""
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        multiplier, skip = 1.0, None
+        if found_inf is not None:
+            skip = found_inf.reshape(()).to(torch.int32) if found_inf.is_cuda else bool(found_inf.item()) or None
+        if scale is not None:
+            multiplier = scale.double().reciprocal().reshape(()) if scale.is_cuda else 1.0 / scale.item()
+        return multiplier, skip
+
+    def _new_step(self, options: tuple, multiplier, skip) -> None:
+        """A step on tensors that are looked at for the first time, or anew."""
+        rows = [
+            make_row(self, index, p, self._states(options[index]), self._counts, self.state_dtype, self.ema_decay)
+            for index, group in enumerate(self.param_groups)
+            for p in group["params"]
+            if p.grad is not None
+        ]
+        if not rows:
+            return
+        devices = {row.param.device for row in rows}
+        if len(devices) == 1:
+            plan = self._run_rows(rows, options, multiplier, skip, self.max_norm)
+        else:
+            multiplier, plan = self._clip_over_devices(rows, multiplier), None
+            for device in devices:
+                some = [row for row in rows if row.param.device == device]
+                self._run_rows(some, options, _on(device, multiplier), _on(device, skip), None)
+        for row in rows:
+            write_back(row)
+        self._written = [tensor for row in rows for tensor in row.written]
+        advance(self._written)
+        if plan is not None and all(row.is_plain for row in rows):
+            plan, keys = plan
+            if plan.attach(self.param_groups, self.state, keys):
+                self._plan = plan
+
+    def _clip_over_devices(self, rows: list[Row], multiplier):
+        if self.max_norm is None:
+            return multiplier
+        norms = torch.stack([torch.linalg.vector_norm(row.grad, dtype=torch.float64).cpu() for row in rows])
+        multiplier = float(multiplier)
+        norm = torch.linalg.vector_norm(norms).item() * abs(multiplier)
+        return multiplier * (min(1.0, self.max_norm / (norm + 1e-6)) if not math.isnan(norm) else math.nan)
+
+    def _run_rows(self, rows: list[Row], options: tuple, multiplier, skip, max_norm):
+        """(plan, keys) of what ran, or None where it is not to be kept."""
+        module = module_for(rows[0].param)
+        first = [row for row in rows if row.is_first]
+        if first:  # torch's SGD begins its buffers with the gradient itself
+            self._run_first(rows, first, options, multiplier, skip, max_norm)
+            return None
+        buckets, keys, apart = self._buckets(rows)
+        try:
+            plan = module.StepPlan(self._method, buckets, options)
+        except ValueError:
+            if apart is None:
+                raise
+            # Parameters that share memory are stepped one after another, as torch does.
+            buckets, keys, _ = self._buckets(rows, apart=True)
+            plan = module.StepPlan(self._method, buckets, options)
+        plan.run(multiplier, max_norm, self.ema_decay or 0.0, skip, None)
+        return plan, keys
+
+    def _run_first(self, rows, first, options, multiplier, skip, max_norm) -> None:
+        raise NotImplementedError
+
+    def _buckets(self, rows: list[Row], *, apart=False):
+        together: dict = {}
+        for row in rows:
+            key = (row.group, row.param.dtype, row.state_dtype, len(together) if apart else 0)
+            together.setdefault(key, []).append(row)
+        buckets, keys = [], []
+        for (group, *_), some in together.items():
+            names = some[0].names
+            buckets.append(
+                (
+                    group,
+                    [row.param for row in some],
+                    [row.grad for row in some],
+                    [(name, [row.states[k] for row in some]) for k, name in enumerate(names)],
+                    None if some[0].ema is None else [row.ema for row in some],
+                    [row.step for row in some] if self._counts else None,
+                )
+            )
+            stored = names if some[0].ema is None else (*names, "ema")
+            keys.append((*stored, "step") if self._counts else stored)
+        return buckets, keys, any(len(bucket[1]) > 1 for bucket in buckets) or None
+
+    def averages(self) -> list[torch.Tensor]:
+        """The averaged weights, one tensor a parameter in the order of the groups; a parameter that has not been
+        stepped yet stands for its own average. RuntimeError without `ema_decay`."""
+        if self.ema_decay is None:
+            raise RuntimeError(f"[{self._method}] has no averages: 'ema_decay' was not given")
+        params = [p for group in self.param_groups for p in group["params"]]
+        return [self.state[p]["ema"] if "ema" in self.state.get(p, {}) else p.detach() for p in params]
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As torch's; with `state_dtype` the states stay as wide as they were saved, or become so."""
+        if self.state_dtype is None:
+            return super().load_state_dict(state_dict)
+        final: dict = {}
+        handle = self.register_load_state_dict_pre_hook(lambda _, given: final.update(given))  # behind the others
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        ids = [i for group in final["param_groups"] for i in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for i, p in zip(ids, params, strict=True):
+            for name, value in final["state"].get(i, {}).items():
+                if name != "step" and isinstance(value, torch.Tensor) and p.dtype.itemsize == 2:
+                    self.state[p][name] = value.to(device=p.device, dtype=self.state_dtype)
+
+
+def _on(device, value):
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+_observed_step = torch.optim.Optimizer.profile_hook_step(FusedStep._step)
+
+
+def reader(keys: tuple[str, ...]):
+    """A function that reads these values of a group."""
+    return staticmethod(itemgetter(*keys))
