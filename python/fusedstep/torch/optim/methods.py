@@ -96,6 +96,11 @@ class Adagrad(FusedStep, torch.optim.Adagrad):
     _method = "Adagrad"
     _keys = ("lr", "weight_decay", "maximize", "lr_decay", "eps")
 
+    def __init__(self, params, *args, **kwargs):
+        super().__init__(params, *args, **kwargs)
+        for p, state in self.state.items():  # torch makes them here
+            state["sum"] = state["sum"].to(self._wide(p))
+
     def _states(self, options):
         return ("sum",)
 

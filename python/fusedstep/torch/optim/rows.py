@@ -32,14 +32,11 @@ class Row:
         return self.param.dtype if self.ema is None else self.ema.dtype
 
 
-def make_row(optimizer, index: int, p, names, counts: bool, state_dtype, ema_decay) -> Row:
+def make_row(optimizer, index: int, p, names: tuple[str, ...]) -> Row:
     """The row of `p`, whose state is made where there is none; RuntimeError or TypeError for what cannot be stepped."""
     method, grad = optimizer._method, p.grad
     if grad.layout != torch.strided:
-        raise RuntimeError(
-            f"{method} does not support sparse gradients: its states are dense; use torch.optim.SparseAdam, or "
-            "grad.to_dense()"
-        )
+        raise RuntimeError(_sparse_message(method))
     if not p.is_complex() and p.dtype not in _FLOATS:
         raise TypeError(f"[{method}] a parameter has dtype {p.dtype}; accepted are float16, bfloat16, float32, float64")
     if p.shape != grad.shape or p.dtype != grad.dtype:
@@ -47,8 +44,8 @@ def make_row(optimizer, index: int, p, names, counts: bool, state_dtype, ema_dec
             f"[{method}] a gradient has shape {tuple(grad.shape)} and dtype {grad.dtype} but its parameter has "
             f"{tuple(p.shape)} and {p.dtype}"
         )
-    state = optimizer.state[p]
-    wide = state_dtype if state_dtype is not None and p.dtype.itemsize == 2 else p.dtype
+    counts, averages, wide = optimizer._counts, optimizer.ema_decay is not None, optimizer._wide(p)
+    state = optimizer.state[p] if names or counts or averages else {}
     row = Row(index, p, p, grad, names)
     row.written.append(p)
     if counts:
@@ -57,17 +54,26 @@ def make_row(optimizer, index: int, p, names, counts: bool, state_dtype, ema_dec
         tensor = state.get(name)
         if tensor is None:
             row.is_first |= name == "momentum_buffer" and not counts
-            tensor = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
+            start = optimizer.param_groups[index].get("initial_accumulator_value", 0.0)
+            tensor = torch.full_like(p, start, dtype=wide, memory_format=torch.preserve_format)
         row.states.append(_fitting(state, name, tensor, p, wide))
-    if ema_decay is not None:
+    if averages:
         average = state.get("ema")
         average = p.detach().to(wide, copy=True) if average is None else average
         row.ema = _fitting(state, "ema", average, p, wide)
     row.written += [*row.states, *([] if row.ema is None else [row.ema])]
-    if len({t.dtype for t in row.written[1:]}) > 1:
+    if len({tensor.dtype for tensor in row.written[1:]}) > 1:
         raise TypeError(f"[{method}] the states of a parameter have different dtypes")
+    if row.step is not None:
+        row.written.append(row.step)
     _stage(row)
     return row
+
+
+def _sparse_message(method: str) -> str:
+    if method.startswith("Adam"):
+        return "Adam does not support sparse gradients, please consider SparseAdam instead"  # torch's words
+    return f"{method} does not support sparse gradients in its fused step; use torch.optim.{method}, or grad.to_dense()"
 
 
 def _counter(step) -> torch.Tensor:
@@ -80,11 +86,16 @@ def _counter(step) -> torch.Tensor:
 
 def _fitting(state: dict, name: str, tensor, p, wide) -> torch.Tensor:
     """The state, put in its place anew where its dtype, device or layout is not that of its parameter."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"state {name!r} must be a tensor but got {type(tensor).__name__}")
     if tensor.shape != p.shape:
         raise RuntimeError(f"state {name!r} has shape {tuple(tensor.shape)} but its parameter has {tuple(p.shape)}")
+    if tensor.dtype not in _FLOATS and not tensor.is_complex():
+        raise TypeError(f"state {name!r} has dtype {tensor.dtype} but its parameter has {p.dtype}")
     accepted = tensor.dtype == wide or (tensor.dtype == torch.float32 and p.dtype.itemsize == 2)
     if not accepted or tensor.device != p.device or (_is_dense(p) and tensor.stride() != p.stride()):
-        tensor = torch.empty_like(p, dtype=tensor.dtype if accepted else wide).copy_(tensor)
+        dtype = tensor.dtype if accepted else wide
+        tensor = torch.empty_like(p, dtype=dtype, memory_format=torch.preserve_format).copy_(tensor)
     state[name] = tensor
     return tensor
 

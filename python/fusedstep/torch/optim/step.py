@@ -36,11 +36,6 @@ class FusedStep:
     _step_supports_amp_scaling = True
 
     def __init__(self, params, *args, max_norm=None, ema_decay=None, state_dtype=None, **kwargs):
-        if kwargs.get("differentiable"):
-            raise RuntimeError(
-                f"[{self._method}] 'differentiable' must be False: the fused step is outside of autograd; use "
-                f"torch.optim.{self._method}"
-            )
         if max_norm is not None and check_range(self._method, "max_norm", max_norm, 0) == 0:
             raise ValueError(f"[{self._method}] 'max_norm' must be greater than 0 but got {max_norm!r}")
         if ema_decay is not None:
@@ -52,6 +47,14 @@ class FusedStep:
         self.state_dtype = state_dtype
         self._forget()
         super().__init__(params, *args, **kwargs)
+        self._refuse_differentiable()
+
+    def _refuse_differentiable(self) -> None:
+        if any(group["differentiable"] for group in self.param_groups):
+            raise RuntimeError(
+                f"[{self._method}] 'differentiable' must be False: the fused step is outside of autograd; use "
+                f"torch.optim.{self._method}"
+            )
 
     def __getstate__(self) -> dict:
         ours = {name: getattr(self, name) for name in ("max_norm", "ema_decay", "state_dtype")}
@@ -66,6 +69,10 @@ class FusedStep:
         self._written: list = []
         self._values: list = []
         self._options: tuple = ()
+
+    def _wide(self, p) -> torch.dtype:
+        """The dtype of new states of `p`."""
+        return self.state_dtype if self.state_dtype is not None and p.dtype.itemsize == 2 else p.dtype
 
     def _states(self, options: tuple) -> tuple[str, ...]:
         """Names of the states that a step with these options has."""
@@ -142,8 +149,9 @@ class FusedStep:
 
     def _new_step(self, options: tuple, multiplier, skip) -> None:
         """A step on tensors that are looked at for the first time, or anew."""
+        self._refuse_differentiable()
         rows = [
-            make_row(self, index, p, self._states(options[index]), self._counts, self.state_dtype, self.ema_decay)
+            make_row(self, index, p, self._states(options[index]))
             for index, group in enumerate(self.param_groups)
             for p in group["params"]
             if p.grad is not None
@@ -241,8 +249,8 @@ class FusedStep:
         params = [p for group in self.param_groups for p in group["params"]]
         for i, p in zip(ids, params, strict=True):
             for name, value in final["state"].get(i, {}).items():
-                if name != "step" and isinstance(value, torch.Tensor) and p.dtype.itemsize == 2:
-                    self.state[p][name] = value.to(device=p.device, dtype=self.state_dtype)
+                if name != "step" and isinstance(value, torch.Tensor):
+                    self.state[p][name] = value.to(device=p.device, dtype=self._wide(p))
 
 
 def _on(device, value):
