@@ -90,7 +90,7 @@ def _fitting(state: dict, name: str, tensor, p, wide) -> torch.Tensor:
         raise TypeError(f"state {name!r} must be a tensor but got {type(tensor).__name__}")
     if tensor.shape != p.shape:
         raise RuntimeError(f"state {name!r} has shape {tuple(tensor.shape)} but its parameter has {tuple(p.shape)}")
-    if tensor.dtype not in _FLOATS and not tensor.is_complex():
+    if tensor.dtype not in _FLOATS if not p.is_complex() else tensor.dtype != p.dtype:
         raise TypeError(f"state {name!r} has dtype {tensor.dtype} but its parameter has {p.dtype}")
     accepted = tensor.dtype == wide or (tensor.dtype == torch.float32 and p.dtype.itemsize == 2)
     if not accepted or tensor.device != p.device or (_is_dense(p) and tensor.stride() != p.stride()):

@@ -96,7 +96,7 @@ class FusedStep:
             return self._options
         self._options = tuple(self._group_options(v) for v in values)
         # A tensor's value may change behind its back.
-        self._values = [] if any(isinstance(x, torch.Tensor) for v in values for x in v) else values
+        self._values = [] if any(_has_tensor(v) for v in values) else values
         return self._options
 
     @torch.compiler.disable
@@ -251,6 +251,10 @@ class FusedStep:
             for name, value in final["state"].get(i, {}).items():
                 if name != "step" and isinstance(value, torch.Tensor):
                     self.state[p][name] = value.to(device=p.device, dtype=self._wide(p))
+
+
+def _has_tensor(values: tuple) -> bool:
+    return any(isinstance(x, torch.Tensor) or (isinstance(x, tuple) and _has_tensor(x)) for x in values)
 
 
 def _on(device, value):
