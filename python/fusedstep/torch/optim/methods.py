@@ -7,6 +7,7 @@ import inspect
 import torch
 
 from ...reference.scalars import check_finite, check_range
+from .rows import initial_state
 from .step import FusedStep, reader
 
 _ADDED = """
@@ -98,8 +99,12 @@ class Adagrad(FusedStep, torch.optim.Adagrad):
 
     def __init__(self, params, *args, **kwargs):
         super().__init__(params, *args, **kwargs)
-        for p, state in self.state.items():  # torch makes them here
-            state["sum"] = state["sum"].to(self._wide(p))
+        if self.state_dtype is not None:  # torch makes the sums here, in the parameter's type
+            for state in self.state.values():
+                del state["sum"]
+            for index, group in enumerate(self.param_groups):
+                for p in group["params"]:
+                    self.state[p]["sum"] = initial_state(self, index, p)
 
     def _states(self, options):
         return ("sum",)

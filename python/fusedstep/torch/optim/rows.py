@@ -54,8 +54,7 @@ def make_row(optimizer, index: int, p, names: tuple[str, ...]) -> Row:
         tensor = state.get(name)
         if tensor is None:
             row.is_first |= name == "momentum_buffer" and not counts
-            start = optimizer.param_groups[index].get("initial_accumulator_value", 0.0)
-            tensor = torch.full_like(p, start, dtype=wide, memory_format=torch.preserve_format)
+            tensor = initial_state(optimizer, index, p)
         row.states.append(_fitting(state, name, tensor, p, wide))
     if averages:
         average = state.get("ema")
@@ -68,6 +67,12 @@ def make_row(optimizer, index: int, p, names: tuple[str, ...]) -> Row:
         row.written.append(row.step)
     _stage(row)
     return row
+
+
+def initial_state(optimizer, index: int, p) -> torch.Tensor:
+    """A new state of the parameter `p` of group `index`: zeros, or the value that AdaGrad's sums begin with."""
+    start = optimizer.param_groups[index].get("initial_accumulator_value", 0.0)
+    return torch.full_like(p, start, dtype=optimizer._wide(p), memory_format=torch.preserve_format, requires_grad=False)
 
 
 def _sparse_message(method: str) -> str:
