@@ -11,4 +11,6 @@ _OLDEST = (2, 4)
 if tuple(int(part) for part in _torch.__version__.split(".")[:2]) < _OLDEST:
     raise ImportError(f"fusedstep.torch needs torch >= 2.4 but finds {_torch.__version__}")
 
-__all__ = []
+from . import optim  # noqa: E402  (after the check of the version)
+
+__all__ = ["optim"]
