@@ -11,6 +11,7 @@ _OLDEST = (2, 4)
 if tuple(int(part) for part in _torch.__version__.split(".")[:2]) < _OLDEST:
     raise ImportError(f"fusedstep.torch needs torch >= 2.4 but finds {_torch.__version__}")
 
-from . import optim  # noqa: E402  (after the check of the version)
+from . import nn, optim  # noqa: E402  (after the check of the version)
+from ._replace import replace_modules  # noqa: E402
 
-__all__ = ["optim"]
+__all__ = ["nn", "optim", "replace_modules"]
