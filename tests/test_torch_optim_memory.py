@@ -106,6 +106,43 @@ def test_gradients_are_replaced(method, arguments):
 
 
 @stateful
+def test_the_same_memory_in_another_order(method, arguments):
+    """Tensors whose address, shape and type stay while their strides change."""
+
+    def use(cls, params, arguments):
+        params[:] = parameters(torch.float64, shapes=[(5, 5), (3, 3, 3)])
+        optimizer = cls(params, lr=0.1, **arguments)
+        set_gradients(params, 0)
+        for t in range(8):
+            for p in params:
+                if t in (2, 5):
+                    p.grad = p.grad.transpose(0, 1)
+                if t in (3, 5):
+                    p.data = p.data.transpose(0, 1)
+                if t == 6 and optimizer.state[p]:
+                    state = optimizer.state[p]
+                    state.update({key: x.transpose(0, 1) for key, x in state.items() if key != "step"})
+                p.grad.mul_(-0.9)
+            optimizer.step()
+        return optimizer
+
+    assert_twin(method, arguments, use)
+
+
+@stateful
+def test_one_gradient_of_two_parameters(method, arguments):
+    def use(cls, params, arguments):
+        params[:] = parameters(torch.float64, shapes=[(33,), (33,)])
+        optimizer = cls(params, lr=0.1, **arguments)
+        for _ in range(3):
+            params[0].grad = params[1].grad = torch.linspace(1, 2, 33, dtype=torch.float64)
+            optimizer.step()
+        return optimizer
+
+    assert_twin(method, arguments, use)
+
+
+@stateful
 def test_gradients_with_a_graph_of_their_own(method, arguments):
     """As ``backward(create_graph=True)`` leaves them."""
 

@@ -10,8 +10,10 @@ torch = pytest.importorskip("torch")
 
 from small_torch import (  # noqa: E402
     METHODS,
+    PRESET,
     STATEFUL,
     assert_equal_to,
+    assert_same_structure,
     classes,
     parameters,
     relative_difference,
@@ -28,90 +30,115 @@ stateful = pytest.mark.parametrize(("method", "arguments"), STATEFUL)
 
 
 @stateful
-@pytest.mark.parametrize("kind", ["same memory", "partly", "expanded"])
+@pytest.mark.parametrize("kind", ["same memory", "partly", "interleaved", "holes first", "holes last"])
 def test_parameters_that_overlap(method, arguments, kind):
-    """torch updates one after the other, in silence; ours does the same or refuses before anything is written."""
+    """torch updates one after the other, and so do we; or we refuse before anything is written."""
     outcomes = []
     for cls in classes(method):
         memory = torch.arange(1.0, 13.0, dtype=torch.float64)
-        if kind == "expanded":
-            params = [torch.nn.Parameter(memory[:1].expand(4))]
-        else:
-            params = [torch.nn.Parameter(memory[:8]), torch.nn.Parameter(memory[:8] if kind[0] == "s" else memory[4:])]
+        parts = {
+            "same memory": [memory[:8], memory[:8]],
+            "partly": [memory[:8], memory[4:]],
+            "interleaved": [memory[::2], memory[1::2]],
+            "holes first": [memory.view(2, 6)[:, ::2], memory],
+            "holes last": [memory, memory.view(2, 6)[:, ::2]],
+        }
+        params = [torch.nn.Parameter(part) for part in parts[kind]]
         optimizer = cls(params, lr=0.1, **arguments)
         before = memory.clone()
-        for p in params:
-            p.grad = torch.ones_like(p)
-        try:
-            optimizer.step()
-            outcomes.append(memory)
-        except (ValueError, RuntimeError):
-            outcomes.append(None)
-            assert torch.equal(memory, before)
-    if outcomes[0] is not None:
-        assert outcomes[1] is not None and relative_difference(*outcomes) <= 1e-12
+        for t in range(3):
+            for i, p in enumerate(params):
+                p.grad = torch.full_like(p, 1.0 + i + t)
+            try:
+                optimizer.step()
+            except (ValueError, RuntimeError):
+                assert cls is classes(method)[0] and torch.equal(memory, before)
+                return
+        outcomes.append(memory)
+    assert relative_difference(*outcomes) <= 1e-12
 
 
 @stateful
-def test_a_parameter_with_holes(method, arguments):
-    """As torch updates it, its neighbours untouched; or refused by name, and nothing is written."""
+def test_an_expanded_parameter_is_refused(method, arguments):
+    for cls in classes(method):
+        memory = torch.ones(1)
+        optimizer = cls([torch.nn.Parameter(memory.expand(4))], lr=0.1, **arguments)
+        optimizer.param_groups[0]["params"][0].grad = torch.ones(4)
+        with pytest.raises((ValueError, RuntimeError)):
+            optimizer.step()
+        assert memory.item() == 1
+
+
+@stateful
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_parameter_with_holes(method, arguments, transposed):
+    """As torch updates it, its neighbours untouched, whatever the layout of its states."""
     ends = []
     for cls in classes(method):
-        memory = torch.arange(1.0, 13.0, dtype=torch.float64).view(2, 6)
-        params = [torch.nn.Parameter(memory[:, ::2]), torch.nn.Parameter(torch.ones(3, dtype=torch.float64))]
+        memory = torch.arange(1.0, 25.0, dtype=torch.float64).view(4, 6)
+        part = memory[:, ::2].t() if transposed else memory[:, ::2]
+        params = [torch.nn.Parameter(part), torch.nn.Parameter(torch.ones(3, dtype=torch.float64))]
         optimizer = cls(params, lr=0.1, **arguments)
-        untouched = [memory[:, 1::2].clone(), memory.clone(), params[1].detach().clone()]
-        for t in range(3):
+        untouched = memory[:, 1::2].clone()
+        for t in range(6):
             for p in params:
-                p.grad = torch.full_like(p, t + 1.0)
-            try:
-                optimizer.step()
-            except ValueError as refusal:
-                assert "contiguous" in str(refusal) or "dense" in str(refusal)
-                assert torch.equal(memory, untouched[1]) and torch.equal(params[1], untouched[2])
-                return
-        assert torch.equal(memory[:, 1::2], untouched[0])
+                p.grad = torch.arange(1.0, 1.0 + p.numel(), dtype=torch.float64).view_as(p) - t
+            if t == 2:
+                state = optimizer.state[params[0]]
+                for key in state.keys() - {"step"}:
+                    state[key] = state[key].t().contiguous().t()
+            optimizer.step()
+        assert torch.equal(memory[:, 1::2], untouched)
         ends += [optimizer, params]
     assert_equal_to(torch.float64, *ends)
 
 
 @stateful
 def test_gradients_of_a_negative_view(method, arguments):
-    """Whose memory holds the opposite of its values: read rightly, or refused before anything is written."""
+    """Whose memory holds the opposite of its values."""
     ends = []
     for cls in classes(method):
         params = parameters(torch.float64, shapes=[(3,), (5,)])
         optimizer = cls(params, lr=0.1, **arguments)
-        before = values(params)
-        params[0].grad, params[1].grad = torch.ones_like(params[0]), torch._neg_view(torch.ones_like(params[1]))
-        try:
+        for _ in range(3):
+            params[0].grad, params[1].grad = torch.ones_like(params[0]), torch._neg_view(torch.ones_like(params[1]))
             optimizer.step()
-        except ValueError as refusal:
-            assert "negative bit" in str(refusal) and same_bits(before, values(params))
-            return
         ends += [optimizer, params]
     assert_equal_to(torch.float64, *ends)
 
 
 @stateful
+@pytest.mark.parametrize("whose", ["its own", "another's"])
+def test_gradients_in_the_memory_of_a_parameter(method, arguments, whose):
+    """As torch's; or refused, and nothing is written."""
+    ends = []
+    for cls in classes(method):
+        params = parameters(torch.float64, shapes=[(5,), (5,)])
+        optimizer = cls(params, lr=0.1, **arguments)
+        before = values(params)
+        params[0].grad, params[1].grad = (params[i].detach() for i in ((0, 1) if whose == "its own" else (1, 0)))
+        try:
+            optimizer.step()
+        except (ValueError, RuntimeError):
+            assert cls is classes(method)[0] and same_bits(before, values(params))
+            return
+        ends.append(values(params))
+    assert relative_difference(*ends) <= 1e-12
+
+
+@stateful
 def test_gradients_of_a_wider_type(method, arguments):
-    """Which newer versions of torch allow: used as they are, or refused before anything is written."""
+    """Which newer versions of torch allow, but not torch's optimizers with states."""
     if not hasattr(torch.Tensor, "grad_dtype"):
         pytest.skip("this torch has no grad_dtype")
     params = parameters(torch.bfloat16, shapes=[(3,), (5,)])
-    others = [torch.nn.Parameter(p.detach().double()) for p in params]
-    optimizer, other = (cls(p, lr=0.1, **arguments) for cls, p in zip(classes(method), (params, others), strict=True))
-    before = values(params)
+    optimizer, before = classes(method)[0](params, lr=0.1, **arguments), values(params)
+    params[0].grad = torch.ones_like(params[0])
     params[1].grad_dtype = torch.float32
-    set_gradients(others, 0, grid=torch.float32)
-    params[0].grad, params[1].grad = others[0].grad.bfloat16(), others[1].grad.float()
-    try:
+    params[1].grad = torch.ones(5)
+    with pytest.raises((TypeError, RuntimeError), match="dtype"):
         optimizer.step()
-    except (TypeError, ValueError, RuntimeError):
-        assert same_bits(before, values(params))
-    else:
-        other.step()
-        assert relative_difference(params, others) <= 1e-2
+    assert same_bits(before, values(params))
 
 
 @methods
@@ -224,18 +251,29 @@ def test_integer_parameters_are_refused(method):
     assert p.tolist() == [1, 1, 1]
 
 
-@methods
-def test_complex_parameters(method):
-    """As pairs of reals, as torch sees them; or refused by name, and nothing is written."""
+@pytest.mark.parametrize(("method", "arguments"), PRESET)
+def test_complex_parameters(method, arguments):
+    """As pairs of reals, as torch sees them, with holes or without, conjugate views of gradients included."""
     ends = []
     for cls in classes(method):
-        p = torch.nn.Parameter(torch.view_as_complex(parameters(torch.float64, shapes=[(5, 2)])[0].detach().clone()))
-        optimizer = cls([p], lr=0.1)
-        for _ in range(3):
-            p.grad = p.detach().conj().resolve_conj() + 1j
+        memory = torch.view_as_complex(parameters(torch.float64, shapes=[(20, 2)])[0].detach().clone())
+        params = [torch.nn.Parameter(part) for part in (memory[:5], memory[5:].view(3, 5)[:, ::2])]
+        optimizer = cls(params[:1], lr=0.1, **arguments)
+        optimizer.add_param_group({"params": params[1:]})
+        for t in range(4):
+            for p in params:
+                p.grad = p.detach().conj() if t % 2 else p.detach() * 1j + 1
+                if cls is classes(method)[1]:
+                    p.grad = p.grad.resolve_conj()  # torch's need it
             optimizer.step()
-        ends.append(torch.view_as_real(p.detach()))
-    assert relative_difference(*ends) <= 1e-12
+        ends += [optimizer, [torch.view_as_real(memory)]]
+    assert_same_structure(ends[0], ends[2])
+    assert relative_difference(ends[1], ends[3]) <= 1e-12
+    for p, q in zip(*([p for group in o.param_groups for p in group["params"]] for o in ends[::2]), strict=True):
+        for key, expected in ends[2].state[q].items():
+            given = ends[0].state[p][key]
+            if key != "step":
+                assert relative_difference(torch.view_as_real(given), torch.view_as_real(expected)) <= 1e-12
 
 
 @methods

@@ -82,7 +82,7 @@ class SGD(FusedStep, torch.optim.SGD):
         undamped = tuple((*o[:5], 0.0, o[6]) for o in options)
         old = [row for row in rows if not row.is_first]
         if old and max_norm is not None:
-            multiplier, max_norm = self._clip_over_devices(rows, multiplier), None
+            multiplier, max_norm = self._clip_all(rows, multiplier), None
         for row in rows:
             row.is_first = False
         self._run_rows(first, undamped, multiplier, skip, max_norm)
@@ -100,11 +100,9 @@ class Adagrad(FusedStep, torch.optim.Adagrad):
     def __init__(self, params, *args, **kwargs):
         super().__init__(params, *args, **kwargs)
         if self.state_dtype is not None:  # torch makes the sums here, in the parameter's type
-            for state in self.state.values():
-                del state["sum"]
-            for index, group in enumerate(self.param_groups):
-                for p in group["params"]:
-                    self.state[p]["sum"] = initial_state(self, index, p)
+            for p, state in self.state.items():
+                del state["sum"]  # before the other is made
+                state["sum"] = initial_state(self, p)
 
     def _states(self, options):
         return ("sum",)

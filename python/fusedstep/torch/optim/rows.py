@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +12,8 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(slots=True)
 class Row:
-    """One parameter. `is_plain`: all of its tensors are those that hang on the parameter and the state."""
+    """One parameter. `is_plain`: all of its tensors are those that hang on the parameter and the state; `is_copied`:
+    `param` is a dense copy, to be written back."""
 
     group: int
     owner: torch.Tensor
@@ -22,6 +24,7 @@ class Row:
     ema: torch.Tensor | None = None
     step: torch.Tensor | None = None
     is_plain: bool = True
+    is_copied: bool = False
     is_first: bool = False
     written: list[torch.Tensor] = field(default_factory=list)
 
@@ -44,6 +47,8 @@ def make_row(optimizer, index: int, p, names: tuple[str, ...]) -> Row:
             f"[{method}] a gradient has shape {tuple(grad.shape)} and dtype {grad.dtype} but its parameter has "
             f"{tuple(p.shape)} and {p.dtype}"
         )
+    if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
+        raise ValueError(f"[{method}] a parameter is expanded, so that values share memory; pass a clone() of it")
     counts, averages, wide = optimizer._counts, optimizer.ema_decay is not None, optimizer._wide(p)
     state = optimizer.state[p] if names or counts or averages else {}
     row = Row(index, p, p, grad, names)
@@ -54,7 +59,7 @@ def make_row(optimizer, index: int, p, names: tuple[str, ...]) -> Row:
         tensor = state.get(name)
         if tensor is None:
             row.is_first |= name == "momentum_buffer" and not counts
-            tensor = initial_state(optimizer, index, p)
+            tensor = initial_state(optimizer, p)
         row.states.append(_fitting(state, name, tensor, p, wide))
     if averages:
         average = state.get("ema")
@@ -69,9 +74,10 @@ def make_row(optimizer, index: int, p, names: tuple[str, ...]) -> Row:
     return row
 
 
-def initial_state(optimizer, index: int, p) -> torch.Tensor:
-    """A new state of the parameter `p` of group `index`: zeros, or the value that AdaGrad's sums begin with."""
-    start = optimizer.param_groups[index].get("initial_accumulator_value", 0.0)
+def initial_state(optimizer, p) -> torch.Tensor:
+    """A new state of the parameter `p`: zeros, or what AdaGrad's sums begin with (torch looks at no group for it)."""
+    start = optimizer.defaults.get("initial_accumulator_value", 0.0)
+    start = complex(start, start) if p.is_complex() else start
     return torch.full_like(p, start, dtype=optimizer._wide(p), memory_format=torch.preserve_format, requires_grad=False)
 
 
@@ -98,9 +104,9 @@ def _fitting(state: dict, name: str, tensor, p, wide) -> torch.Tensor:
     if tensor.dtype not in _FLOATS if not p.is_complex() else tensor.dtype != p.dtype:
         raise TypeError(f"state {name!r} has dtype {tensor.dtype} but its parameter has {p.dtype}")
     accepted = tensor.dtype == wide or (tensor.dtype == torch.float32 and p.dtype.itemsize == 2)
-    if not accepted or tensor.device != p.device or (_is_dense(p) and tensor.stride() != p.stride()):
-        dtype = tensor.dtype if accepted else wide
-        tensor = torch.empty_like(p, dtype=dtype, memory_format=torch.preserve_format).copy_(tensor)
+    strides = p.stride() if _is_dense(p) else _dense_like(p, device="meta").stride()
+    if not accepted or tensor.device != p.device or tensor.stride() != strides:
+        tensor = _dense_like(p, dtype=tensor.dtype if accepted else wide).copy_(tensor)
     state[name] = tensor
     return tensor
 
@@ -116,6 +122,11 @@ def _is_dense(tensor) -> bool:
     return True
 
 
+def _dense_like(p, **options) -> torch.Tensor:
+    """An empty tensor with the strides of `p`, or if it has holes, its axes in their order without them."""
+    return torch.empty_like(p, memory_format=torch.preserve_format, requires_grad=False, **options)
+
+
 def _stage(row: Row) -> None:
     """Put dense copies in the place of what the kernels cannot walk together."""
     if row.param.is_complex():
@@ -124,17 +135,33 @@ def _stage(row: Row) -> None:
         row.states = [torch.view_as_real(s) for s in row.states]
         row.ema = None if row.ema is None else torch.view_as_real(row.ema)
     if not _is_dense(row.param):
-        row.is_plain = False
-        row.param = row.param.detach().contiguous()
-        row.states = [s.contiguous() for s in row.states]
-        row.ema = None if row.ema is None else row.ema.contiguous()
+        row.is_plain, row.is_copied = False, True
+        row.param = _dense_like(row.param).copy_(row.param)  # the states are dense in the same order
     if row.grad.is_neg() or row.grad.stride() != row.param.stride():
         row.is_plain = False
-        row.grad = torch.empty_like(row.param).copy_(row.grad)
+        row.grad = _dense_like(row.param).copy_(row.grad)
+
+
+def _memory(row: Row) -> torch.Tensor:
+    return torch.view_as_real(row.owner) if row.owner.is_complex() else row.owner
+
+
+def read_again(row: Row) -> None:
+    """Read a dense copy again from where it came from."""
+    if row.is_copied:
+        row.param.copy_(_memory(row))
 
 
 def write_back(row: Row) -> None:
     """Write a dense copy back to where it came from."""
-    owner = torch.view_as_real(row.owner) if row.owner.is_complex() else row.owner
-    if row.param.data_ptr() != owner.data_ptr():
-        owner.copy_(row.param)
+    if row.is_copied:
+        _memory(row).copy_(row.param)
+
+
+def share_memory(rows: list[Row]) -> bool:
+    """Whether two parameters meet between their first and their last values."""
+    spans = []
+    for p in (row.owner for row in rows if row.owner.numel() > 0):
+        last = sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True))
+        spans.append((p.data_ptr(), p.data_ptr() + (last + 1) * p.element_size()))
+    return any(end > start for (_, end), (start, _) in itertools.pairwise(sorted(spans)))

@@ -10,7 +10,7 @@ from torch.optim import optimizer as _torch_optimizer
 
 from ...ops._dispatch import module_for
 from ...reference.scalars import check_finite, check_range
-from .rows import Row, make_row, write_back
+from .rows import Row, make_row, read_again, share_memory, write_back
 
 _increment_version = torch._C._increment_version if hasattr(torch._C, "_increment_version") else None
 
@@ -158,24 +158,29 @@ class FusedStep:
         ]
         if not rows:
             return
-        devices = {row.param.device for row in rows}
-        if len(devices) == 1:
-            plan = self._run_rows(rows, options, multiplier, skip, self.max_norm)
+        if any(row.is_copied for row in rows) and share_memory(rows):
+            parts = [[row] for row in rows]  # in turn: each copy is made of what the step before it has left
         else:
-            multiplier, plan = self._clip_over_devices(rows, multiplier), None
-            for device in devices:
-                some = [row for row in rows if row.param.device == device]
-                self._run_rows(some, options, _on(device, multiplier), _on(device, skip), None)
-        for row in rows:
-            write_back(row)
+            devices = dict.fromkeys(row.param.device for row in rows)
+            parts = [[row for row in rows if row.param.device == device] for device in devices]
+        plan, max_norm = None, self.max_norm
+        if len(parts) > 1:
+            multiplier, max_norm = self._clip_all(rows, multiplier), None
+        for part in parts:
+            device = part[0].param.device
+            for row in part:
+                read_again(row)
+            plan = self._run_rows(part, options, _on(device, multiplier), _on(device, skip), max_norm)
+            for row in part:
+                write_back(row)
         self._written = [tensor for row in rows for tensor in row.written]
         advance(self._written)
-        if plan is not None and all(row.is_plain for row in rows):
+        if plan is not None and len(parts) == 1 and all(row.is_plain for row in rows):
             plan, keys = plan
             if plan.attach(self.param_groups, self.state, keys):
                 self._plan = plan
 
-    def _clip_over_devices(self, rows: list[Row], multiplier):
+    def _clip_all(self, rows: list[Row], multiplier):
         if self.max_norm is None:
             return multiplier
         norms = torch.stack([torch.linalg.vector_norm(row.grad, dtype=torch.float64).cpu() for row in rows])
