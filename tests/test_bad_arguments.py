@@ -82,6 +82,7 @@ OTHER_OPTIONS = [
     (STEPS, {"ema_params": None}, ValueError, "'ema_decay' needs 'ema_params'"),
     (["sgd_step"], {"dampening": NAN}, ValueError, "[SGD] 'dampening' must be finite but got nan"),
     (["sgd_step"], {"momentum_buffers": None}, ValueError, "'momentum_buffers' must be given when 'momentum'"),
+    (["sgd_step"], {"nesterov": True, "momentum": 0.0}, ValueError, "[SGD] 'nesterov' needs a 'momentum' > 0"),
     (["rmsprop_step"], {"momentum_buffers": None}, ValueError, "'momentum_buffers' must be given when 'momentum'"),
     (["rmsprop_step"], {"centered": False}, ValueError, "'grad_avgs' must be given when, and only when, 'centered'"),
     (["rmsprop_step"], {"grad_avgs": None}, ValueError, "'grad_avgs' must be given when, and only when, 'centered'"),

@@ -235,10 +235,37 @@ def info() -> dict:
     }
 
 
-def namespace(array) -> ModuleType:
-    """The library that an array, or the class it derives from, belongs to: numpy, torch or cupy."""
+def _library_of(array) -> str | None:
     for kind in type(array).__mro__:
         library = kind.__module__.partition(".")[0]
         if library in ("numpy", "torch", "cupy"):
-            return sys.modules[library]
-    raise TypeError(f"a {type(array).__name__} is of no library that is known here: pass NumPy, CuPy or torch arrays")
+            return library
+    return None
+
+
+def namespace(array) -> ModuleType:
+    """The library that an array, or the class it derives from, belongs to: numpy, torch or cupy."""
+    library = _library_of(array)
+    if library is None:
+        name = type(array).__name__
+        raise TypeError(f"a {name} is of no library that is known here: pass NumPy, CuPy or torch arrays")
+    return sys.modules[library]
+
+
+def why_unreadable(array) -> str | None:
+    """Why a tensor has no plain memory, to be read behind its name; None if no reason is known."""
+    if _library_of(array) != "torch":
+        return None
+    torch = sys.modules["torch"]
+    if type(array).__name__ == "MaskedTensor":
+        return "is masked; pass the .get_data() of it and of its gradient"
+    if array.is_nested:
+        return "is a nested tensor; pass the tensors that .unbind() gives"
+    if torch._C._functorch.is_functorch_wrapped_tensor(array):
+        return "is wrapped by torch.func (vmap, grad, jvp, ...), which the kernels stand outside of"
+    if array.device.type == "meta":
+        return "is on the meta device, where there are no values"
+    if array.layout is torch.strided:
+        return None
+    name = str(array.layout).removeprefix("torch.").lstrip("_")
+    return f"has the layout {name}; accepted is a dense tensor, as .to_dense() gives it"

@@ -14,8 +14,10 @@ On a GPU the kernels run on the current stream of PyTorch or CuPy, and no functi
 `global_norm` where it is to return a number. For the same input every instruction set, every number of threads and
 `fusedstep.reference` give the same bits; the CUDA kernels, run by an emulator in the tests, give them too.
 
-These functions stand outside autograd: results for tensors that require a gradient carry no graph, the `_backward`
-functions give the gradients, and torch's version counters tell autograd what was changed in place.
+These functions stand outside autograd: the `_backward` functions give the gradients, and torch's version counters tell
+autograd what was changed in place. While torch records a graph, `batch_norm`, `bias_activation`, `dropout` and their
+`_backward` refuse a tensor that requires a gradient (RuntimeError), as their results carry none: `fs.torch.nn` has
+modules for autograd. torch.jit.trace and make_fx are refused, as they cannot record a kernel.
 """
 
 from ..reference import BatchNormSaved

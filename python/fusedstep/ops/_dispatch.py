@@ -7,12 +7,14 @@ import sys
 import numpy as np
 
 from .. import reference
-from ..backend import cuda, namespace, native
+from ..backend import cuda, namespace, native, why_unreadable
 from ..reference.arrays import FLOATING
 from ..reference.scalars import read_number, read_step_scalars
 
 CUDA_TYPES = (2, 13)
 """DLPack's numbers of CUDA memory: plain and managed."""
+
+_MANY = (list, tuple)  # named once: `list | tuple` is made anew at each call
 
 
 def module_for(arrays):
@@ -20,9 +22,24 @@ def module_for(arrays):
     if type(arrays) is np.ndarray:  # NumPy's own are told first: it counts at every small step
         return native()
     first = arrays
-    if isinstance(arrays, list | tuple):
+    if isinstance(arrays, _MANY):
         first = arrays[0] if arrays else None
+    torch = sys.modules.get("torch")
+    if torch is not None and (torch._C._is_tracing() or torch._C._len_torch_dispatch_stack()):
+        _refuse_recording(torch)
     return cuda() if is_on_device(first) else native()
+
+
+def _refuse_recording(torch) -> None:
+    """RuntimeError while torch records calls: it would record the arrays made here, but not what fills them."""
+    proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    if torch.jit.is_tracing():
+        recorder = "torch.jit.trace"
+    elif proxies is not None and proxies.get_proxy_mode() is not None:
+        recorder = "torch.fx's make_fx"
+    else:
+        return
+    raise RuntimeError(f"{recorder} cannot record the kernels of fs.ops: leave them out of what is traced")
 
 
 def is_on_device(array) -> bool:
@@ -57,6 +74,8 @@ def known_number(module, name, value, accepted):
 
     What lies on a device cannot be looked at without waiting; it counts as 1.
     """
+    if type(value) is int:  # the usual call: it counts at every small step
+        return value
     if module.device == "cpu":
         return read_number(name, _to_numpy(name, value), accepted)
     return 1 if hasattr(value, "__dlpack__") else value
@@ -77,22 +96,62 @@ def require_array(name: str, x) -> None:
         raise TypeError(f"'{name}' must be an array but got {type(x).__name__}")
 
 
+def require_readable(name: str, x) -> None:
+    """`require_array`, and TypeError for a tensor that may not even have a shape, before it is asked for one."""
+    if type(x) is np.ndarray:
+        return
+    torch = sys.modules.get("torch")
+    if torch is not None and type(x) is torch.Tensor and x.layout is torch.strided and not x.is_nested:
+        return
+    require_array(name, x)
+    reason = why_unreadable(x)
+    if reason is not None:
+        raise TypeError(f"'{name}' {reason}")
+
+
+def refuse_graph(name: str, x, weight=None, bias=None) -> None:
+    """RuntimeError where autograd tracks a tensor: the result would silently carry no graph."""
+    if type(x) is np.ndarray:
+        return
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(x, torch.Tensor):
+        return
+    # Asked in the cheapest way: it counts at every small call.
+    if torch.is_grad_enabled() and (
+        x.requires_grad
+        or (weight is not None and getattr(weight, "requires_grad", False))
+        or (bias is not None and getattr(bias, "requires_grad", False))
+    ):
+        argument = name if x.requires_grad else "bias" if weight is None or not weight.requires_grad else "weight"
+        raise RuntimeError(
+            f"'{argument}' requires a gradient, but the result would carry no graph: call under "
+            f"torch.no_grad(), pass {argument}.detach(), or use the modules of fs.torch.nn"
+        )
+    forward_ad = torch.autograd.forward_ad
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
+        raise RuntimeError(f"'{name}' has a tangent of torch's forward-mode differentiation, which would be lost")
+
+
 def first_of(name: str, arrays):
     """The array, or the first of a list."""
-    many = isinstance(arrays, list | tuple)
+    many = isinstance(arrays, _MANY)
     first = arrays[0] if many else arrays
     require_array(f"{name}[0]" if many else name, first)
     return first
 
 
-def empty_like(x):
+def empty_like(name: str, x):
     if isinstance(x, np.ndarray):
         return np.empty_like(x)
     library = namespace(x)
     if library.__name__ == "cupy":
         with x.device:
             return library.empty_like(x)
-    return library.empty_like(x)
+    try:
+        return library.empty_like(x)
+    except (RuntimeError, TypeError):
+        require_readable(name, x)
+        raise
 
 
 def empty(shape, dtype, like):
@@ -122,9 +181,10 @@ def advance_versions(*columns) -> None:
         # NumPy's own are told first: torch's instance check costs more than a small kernel.
         if arrays is None or type(arrays) is np.ndarray:
             continue
-        for array in arrays if isinstance(arrays, list | tuple) else (arrays,):
-            if type(array) is not np.ndarray and isinstance(array, torch.Tensor):
-                changed.append(array)
+        if isinstance(arrays, _MANY):
+            changed.extend(a for a in arrays if type(a) is not np.ndarray and isinstance(a, torch.Tensor))
+        elif isinstance(arrays, torch.Tensor):
+            changed.append(arrays)
     if not changed:
         return
     try:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from ..reference import activations as _activations
-from ._dispatch import advance_versions, by_reference, empty, empty_like, module_for, require_array
+from ._dispatch import (
+    advance_versions,
+    by_reference,
+    empty,
+    empty_like,
+    module_for,
+    refuse_graph,
+    require_array,
+    require_readable,
+)
 
 
 def bias_activation(x, bias=None, *, activation="identity", negative_slope=0.01, out=None):
@@ -32,8 +41,9 @@ def bias_activation(x, bias=None, *, activation="identity", negative_slope=0.01,
         return by_reference("bias_activation", locals())
     _activations.check_activation(activation, negative_slope)
     require_array("x", x)
+    refuse_graph("x", x, None, bias)
     if out is None:
-        out = empty_like(x)
+        out = empty_like("x", x)
     module.bias_activation(x, bias, out, activation, negative_slope)
     advance_versions(out)
     return out
@@ -74,9 +84,10 @@ def bias_activation_backward(dy, saved, *, activation="identity", negative_slope
     if module is None:
         return by_reference("bias_activation_backward", locals())
     _activations.check_activation(activation, negative_slope)
-    require_array("dy", dy)
+    require_readable("dy", dy)
+    refuse_graph("dy", dy)
     if dx is None:
-        dx = empty_like(dy)
+        dx = empty_like("dy", dy)
     if not bias:
         dbias = None
     elif dbias is None:

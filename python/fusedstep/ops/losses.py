@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .. import reference
 from ..reference import losses as _losses
-from ._dispatch import advance_versions, by_reference, empty, empty_like, is_on_device, module_for, require_array
+from ._dispatch import advance_versions, by_reference, empty, empty_like, is_on_device, module_for, require_readable
 
 
 def softmax_cross_entropy(logits, labels, weights=None, *, out=None):
@@ -51,13 +51,13 @@ def softmax_cross_entropy(logits, labels, weights=None, *, out=None):
     module = module_for(logits)
     if module is None:
         return by_reference("softmax_cross_entropy", locals())
-    require_array("logits", logits)
+    require_readable("logits", logits)
     if len(logits.shape) != 2:
         raise ValueError(f"'logits' must have shape (samples, classes) but has shape {tuple(logits.shape)}")
     if module.device == "cpu":
         _require_host("labels", labels, "logits")
         labels = _losses.convert_labels(labels, *logits.shape)
-    return _run(module, "softmax_cross_entropy", logits, labels, weights, out)
+    return _run(module, "softmax_cross_entropy", "logits", logits, labels, weights, out)
 
 
 def sigmoid_cross_entropy(logits, target, weights=None, *, out=None):
@@ -123,20 +123,20 @@ def _pairwise_loss(function, name, x, target, weights, out):
     module = module_for(x)
     if module is None:
         return getattr(reference, function)(x, target, weights, out=out)
-    require_array(name, x)
-    return _run(module, function, x, target, weights, out)
+    require_readable(name, x)
+    return _run(module, function, name, x, target, weights, out)
 
 
-def _run(module, function, x, target, weights, out):
+def _run(module, function, name, x, target, weights, out):
     """(value, gradient); on a device the value is a 0-d array there, and the weights are added up there."""
     samples, value = x.shape[0] if len(x.shape) else 0, None
     if module.device == "cpu":
-        _require_host("weights", weights, "logits" if "entropy" in function else "output")
+        _require_host("weights", weights, name)
         weights, total = _losses.check_weights(weights, samples)
     else:
         value, total = empty((), "float64", x), float(samples)
     if out is None:
-        out = empty_like(x)
+        out = empty_like(name, x)
     result = getattr(module, function)(x, target, weights, total, out, value)
     advance_versions(out)
     return (result if value is None else value), out

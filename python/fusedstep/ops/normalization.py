@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from ..reference.batch_norm import BatchNormSaved, check_batch_norm, check_channel_axis, check_saved
-from ._dispatch import advance_versions, arithmetic_dtype, by_reference, empty, empty_like, module_for, require_array
+from ._dispatch import (
+    advance_versions,
+    arithmetic_dtype,
+    by_reference,
+    empty,
+    empty_like,
+    module_for,
+    refuse_graph,
+    require_readable,
+)
 
 
 def batch_norm(
@@ -85,7 +94,8 @@ def batch_norm(
         return by_reference("batch_norm", locals())
     fraction = check_batch_norm(training, momentum, eps, num_batches, dropout)
     dropout = None if dropout is None else tuple(dropout)
-    require_array("x", x)
+    require_readable("x", x)
+    refuse_graph("x", x, weight, bias)
     if training and momentum is None and module.is_capturing(x):
         raise RuntimeError(
             "[BatchNorm] 'num_batches' is a number, which the graph that is being captured would repeat: "
@@ -95,7 +105,7 @@ def batch_norm(
     channels = x.shape[axis]
     mean, var = (empty(channels, arithmetic_dtype(x), x) for _ in range(2))
     if out is None:
-        out = empty_like(x)
+        out = empty_like("x", x)
     module.batch_norm(
         x,
         weight,
@@ -156,11 +166,12 @@ def batch_norm_backward(dy, x, saved, *, dx=None, dweight=None, dbias=None):
     if module is None:
         return by_reference("batch_norm_backward", locals())
     check_saved(saved)
-    require_array("x", x)
+    require_readable("x", x)
+    refuse_graph("dy", dy)
     axis = check_channel_axis("x", x, saved.channel_axis)
     channels = x.shape[axis]
     if dx is None:
-        dx = empty_like(x)
+        dx = empty_like("x", x)
     dweight = _like_vector(saved.weight, channels, x) if dweight is None else dweight
     dbias = _like_vector(saved.bias, channels, x) if dbias is None else dbias
     module.batch_norm_backward(

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..reference import scalars as _scalars
 from ..reference.dropout import check_mask_shape
-from ._dispatch import advance_versions, by_reference, empty_like, known_number, module_for, require_array
+from ._dispatch import advance_versions, by_reference, empty_like, known_number, module_for, refuse_graph, require_array
 
 
 def dropout(x, p, *, seed, offset=0, relu=False, out=None):
@@ -43,8 +43,9 @@ def dropout(x, p, *, seed, offset=0, relu=False, out=None):
         return by_reference("dropout", locals())
     _scalars.check_dropout(p, seed, known_number(module, "offset", offset, ("int64",)))
     require_array("x", x)
+    refuse_graph("x", x)
     if out is None:
-        out = empty_like(x)
+        out = empty_like("x", x)
     module.dropout(x, out, p, seed, offset, bool(relu))
     advance_versions(out)
     return out
@@ -75,8 +76,9 @@ def dropout_backward(dy, p, *, seed, offset=0, y=None, out=None):
         return by_reference("dropout_backward", locals())
     _scalars.check_dropout(p, seed, known_number(module, "offset", offset, ("int64",)))
     require_array("dy", dy)
+    refuse_graph("dy", dy)
     if out is None:
-        out = empty_like(dy)
+        out = empty_like("dy", dy)
     if y is None:
         module.dropout_backward(dy, out, p, seed, offset)
     else:

@@ -41,7 +41,7 @@ def sgd_step(
     lr : float or 0-d array
         Step size, >= 0. An array (float32 or float64, on the device of the params) is read there, without waiting.
     momentum, dampening, nesterov
-        See above; momentum >= 0 needs `momentum_buffers`, zeros at first.
+        See above; momentum > 0 needs `momentum_buffers`, zeros at first, and nesterov a momentum > 0.
     weight_decay : float
         >= 0; the gradient of ``weight_decay / 2 * sum(p**2)`` (L2), or the decoupled decay.
     maximize : bool

@@ -121,6 +121,8 @@ def check_sgd(momentum_buffers, momentum, dampening, nesterov) -> None:
     check_finite("SGD", "dampening", dampening)
     if momentum_buffers is None and (float(momentum) != 0 or nesterov):
         raise ValueError("[SGD] 'momentum_buffers' must be given when 'momentum' is not 0 or 'nesterov' is set")
+    if nesterov and float(momentum) == 0:
+        raise ValueError("[SGD] 'nesterov' needs a 'momentum' > 0")
 
 
 def check_adagrad(step, lr_decay, eps) -> None:
