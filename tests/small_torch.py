@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 import fusedstep as fs
+from fusedstep import backend
 
 torch = pytest.importorskip("torch")
+if backend.native() is None:
+    pytest.skip("FUSEDSTEP_BACKEND=reference", allow_module_level=True)
 
 METHODS = ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW")
 STATEFUL = [("SGD", {"momentum": 0.9}), *((method, {}) for method in METHODS[1:])]

@@ -304,3 +304,13 @@ def test_averages_without_the_option():
     optimizer = classes("Adam")[0](parameters())
     with pytest.raises(RuntimeError, match="'ema_decay' was not given"):
         optimizer.averages()
+
+
+@methods
+def test_without_compiled_kernels(method, monkeypatch):
+    params = parameters()
+    optimizer, before = classes(method)[0](params), values(params)
+    monkeypatch.setattr("fusedstep.torch.optim.step.module_for", lambda arrays: None)
+    with pytest.raises(RuntimeError, match=rf"\[{method}\] the fused step needs the compiled kernels"):
+        train(optimizer, params, 1)
+    assert same_bits(before, values(params))

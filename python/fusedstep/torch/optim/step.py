@@ -191,6 +191,11 @@ class FusedStep:
     def _run_rows(self, rows: list[Row], options: tuple, multiplier, skip, max_norm):
         """(plan, keys) of what ran, or None where it is not to be kept."""
         module = module_for(rows[0].param)
+        if module is None:
+            raise RuntimeError(
+                f"[{self._method}] the fused step needs the compiled kernels, which this backend leaves out (see "
+                f"fs.info()); use torch.optim.{self._method}"
+            )
         first = [row for row in rows if row.is_first]
         if first:  # torch's SGD begins its buffers with the gradient itself
             self._run_first(rows, first, options, multiplier, skip, max_norm)
