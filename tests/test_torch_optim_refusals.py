@@ -307,6 +307,22 @@ def test_averages_without_the_option():
 
 
 @methods
+@pytest.mark.parametrize(("name", "bad"), [("max_norm", -1.0), ("ema_decay", 1.5)])
+def test_bad_options_set_later_are_refused_before_anything_is_written(method, name, bad):
+    params = parameters()
+    optimizer = classes(method)[0](params, **{name: 0.5})
+    train(optimizer, params, 2, every=True)
+    for value in (bad, math.nan, "0.5"):
+        before = values(params)
+        setattr(optimizer, name, value)
+        with pytest.raises((TypeError, ValueError), match=rf"\[{method}\] '{name}' must be"):
+            train(optimizer, params, 1, start=2, every=True)
+        assert same_bits(before, values(params))
+    setattr(optimizer, name, 0.5)
+    train(optimizer, params, 1, start=2, every=True)
+
+
+@methods
 def test_without_compiled_kernels(method, monkeypatch):
     params = parameters()
     optimizer, before = classes(method)[0](params), values(params)

@@ -165,6 +165,30 @@ def test_states_replaced_by_hand(method, arguments):
     assert_twin(method, arguments, use)
 
 
+@stateful
+def test_dicts_replaced_by_hand(method, arguments):
+    """Of a parameter's state, of all states, of a group: the old ones must not be written any more."""
+    kept = []
+
+    def use(cls, params, arguments):
+        optimizer = cls(params, lr=0.1, **arguments)
+        train(optimizer, params, 3, every=True)
+        for t in range(3, 9):
+            if t in (3, 5):
+                for p, state in list(optimizer.state.items()):
+                    kept.extend((old, old.clone()) for old in state.values())
+                    optimizer.state[p] = {key: old.clone() for key, old in state.items()}
+            if t == 5:
+                optimizer.state = type(optimizer.state)(dict, optimizer.state)
+            if t == 7:
+                optimizer.param_groups[0] = {**optimizer.param_groups[0], "lr": 0.01}
+            train(optimizer, params, 1, start=t, every=True)
+        assert all(torch.equal(old, copied) for old, copied in kept)
+        return optimizer
+
+    assert_twin(method, arguments, use)
+
+
 @pytest.mark.parametrize(("method", "arguments"), PRESET)
 def test_states_cleared(method, arguments):
     """All states, or one parameter's; Adagrad begins anew in both cases, as torch's does."""

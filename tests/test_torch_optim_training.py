@@ -217,6 +217,21 @@ def test_averages(method, arguments, dtype):
     plain.load_state_dict(saved)  # torch keeps what it does not know
 
 
+@stateful
+def test_averages_switched_on_and_off(method, arguments):
+    """On: from the weights as they are. Off: the averages stay as they are. On again: they go on."""
+    params = parameters(torch.float64)
+    optimizer = classes(method)[0](params, lr=0.05, **arguments)
+    train(optimizer, params, 2, every=True)
+    expected = values(params)
+    for t, decay in enumerate((0.5, 0.5, 0.9, None, None, 0.75), 2):
+        optimizer.ema_decay = decay
+        train(optimizer, params, 1, start=t, every=True)
+        if decay is not None:
+            expected = [decay * e + (1 - decay) * p.detach() for e, p in zip(expected, params, strict=True)]
+        assert relative_difference(state_tensors(optimizer, "ema"), expected) <= 1e-12
+
+
 @methods
 @pytest.mark.parametrize("unscale", [False, True])
 def test_grad_scaler(method, unscale):

@@ -36,18 +36,26 @@ class FusedStep:
     _step_supports_amp_scaling = True
 
     def __init__(self, params, *args, max_norm=None, ema_decay=None, state_dtype=None, **kwargs):
-        if max_norm is not None and check_range(self._method, "max_norm", max_norm, 0) == 0:
-            raise ValueError(f"[{self._method}] 'max_norm' must be greater than 0 but got {max_norm!r}")
-        if ema_decay is not None:
-            check_range(self._method, "ema_decay", ema_decay, 0, 1, closed=True)
         if state_dtype not in (None, torch.float32):
             raise ValueError(f"[{self._method}] 'state_dtype' must be None or torch.float32 but got {state_dtype!r}")
         self.max_norm = max_norm
         self.ema_decay = ema_decay
         self.state_dtype = state_dtype
         self._forget()
+        self._check_own()
         super().__init__(params, *args, **kwargs)
         self._refuse_differentiable()
+
+    def _check_own(self) -> None:
+        """Check the options of ours, unless they are those that were checked last."""
+        own = self.max_norm, self.ema_decay
+        if own == self._own:
+            return
+        if self.max_norm is not None and check_range(self._method, "max_norm", self.max_norm, 0) == 0:
+            raise ValueError(f"[{self._method}] 'max_norm' must be greater than 0 but got {self.max_norm!r}")
+        if self.ema_decay is not None:
+            check_range(self._method, "ema_decay", self.ema_decay, 0, 1, closed=True)
+        self._own = own
 
     def _refuse_differentiable(self) -> None:
         if any(group["differentiable"] for group in self.param_groups):
@@ -69,6 +77,7 @@ class FusedStep:
         self._written: list = []
         self._values: list = []
         self._options: tuple = ()
+        self._own: tuple = ()
 
     def _wide(self, p) -> torch.dtype:
         """The dtype of new states of `p`."""
@@ -125,6 +134,7 @@ class FusedStep:
             multiplier, skip = self._scaling()
             if skip is True:
                 return loss
+        self._check_own()
         options = self._read_options()
         ema_decay = self.ema_decay or 0.0
         if self._plan is not None and self._plan.run_attached(
