@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import doctest
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 import sys
@@ -174,6 +174,17 @@ def test_ops(name):
     assert list(found)[: len(positional.split()) + len(optional)] == [*positional.split(), *optional]
 
 
+def test_torch_names():
+    torch = pytest.importorskip("torch")
+    for name in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW"):
+        assert issubclass(getattr(fs.torch.optim, name), getattr(torch.optim, name))
+        theirs, ours = arguments(getattr(torch.optim, name)), arguments(getattr(fs.torch.optim, name))
+        assert list(ours) == [*theirs, "max_norm", "ema_decay", "state_dtype"]
+    for name in ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout"):
+        assert issubclass(getattr(fs.torch.nn, name), getattr(torch.nn, name))
+    assert list(arguments(fs.torch.replace_modules)) == ["model", "back", "fuse_relu"]
+
+
 def test_reference_has_the_same_names_and_arguments():
     assert set(fs.ops.__all__) == set(fs.reference.__all__)
     for name in fs.reference.__all__:
@@ -215,6 +226,8 @@ def test_what_a_history_and_a_model_offer():
 def modules() -> list:
     """All modules of the package but the compiled one."""
     names = [module.name for module in pkgutil.walk_packages(fs.__path__, "fusedstep.")]
+    if importlib.util.find_spec("torch") is None:
+        names = [name for name in names if not name.startswith("fusedstep.torch")]
     return [fs, *(importlib.import_module(name) for name in names if not name.endswith(("._cpu", ".__main__")))]
 
 
@@ -254,6 +267,8 @@ def test_exported_names_exist(module):
 
 @pytest.mark.parametrize("module", modules(), ids=lambda m: m.__name__)
 def test_doctests(module, tmp_path, monkeypatch):
+    if module.__name__.startswith("fusedstep.torch") and fs.info()["backend"] == "reference":
+        pytest.skip("the reference takes no torch tensors")
     monkeypatch.chdir(tmp_path)
     failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     assert failed == 0
