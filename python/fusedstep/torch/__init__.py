@@ -13,5 +13,6 @@ if tuple(int(part) for part in _torch.__version__.split(".")[:2]) < _OLDEST:
 
 from . import nn, optim  # noqa: E402  (after the check of the version)
 from ._replace import replace_modules  # noqa: E402
+from .offload import OffloadedOptimizer  # noqa: E402
 
-__all__ = ["nn", "optim", "replace_modules"]
+__all__ = ["OffloadedOptimizer", "nn", "optim", "replace_modules"]
