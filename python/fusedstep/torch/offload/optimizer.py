@@ -22,8 +22,8 @@ _MASTERS = (torch.float32, torch.float64)
 class OffloadedOptimizer(torch.optim.Optimizer):
     """Any optimizer of `fs.torch.optim`, with master weights, states and update on the CPU.
 
-    The device keeps parameters and gradients alone: with AdamW and 16-bit parameters 4 bytes a parameter in place of 16.
-    A step fetches the gradients, layer by layer on a stream of its own, updates the masters of a layer while the next
+    The device keeps parameters and gradients alone: with AdamW and 16-bit parameters 4 bytes a parameter in place of
+    16. A step fetches the gradients, layer by layer on a stream of its own, updates the masters of a layer while the next
     one's gradients are still coming, and sends the rounded masters back on a third stream; work that the current stream
     is given afterwards sees them. Parameters on the CPU take the same way by plain copies.
 
@@ -42,8 +42,8 @@ class OffloadedOptimizer(torch.optim.Optimizer):
         Values of small layers that are copied and updated together.
     overlap_backward : bool
         Fetch each gradient as soon as the backward pass has added to it, not in `step`. Gradients that were changed
-        afterwards, by ``clip_grad_norm_``, ``unscale_`` or another backward pass, are fetched again; changes that torch's
-        version counters do not see are missed: leave it off with ``grad.data`` and with data-parallel wrappers.
+        afterwards, by ``clip_grad_norm_``, ``unscale_`` or another backward pass, are fetched again. What torch's version
+        counters do not see is missed: leave it off with data-parallel wrappers and changes to ``grad.data``.
     max_norm : float, optional
         Clip the gradients of all groups together to this global norm, inside the step; they stay as they are (Pascanu
         et al. 2013, algorithm 1). All gradients are then on the host before the first update.
@@ -211,25 +211,23 @@ class OffloadedOptimizer(torch.optim.Optimizer):
             for link in links:
                 link.finish()
         for bucket, _ in pairs:
-            bucket.end()
+            bucket.forget()
 
     def _check_gradients(self, pairs) -> None:
         for bucket, _ in pairs:
             for slot in bucket.stepped():
                 p, grad = slot.param, slot.param.grad
                 if grad.layout != torch.strided:
-                    raise RuntimeError(
-                        f"[{_WHERE}] sparse gradients are not supported; pass dense ones, grad.to_dense()"
-                    )
+                    raise RuntimeError(f"[{_WHERE}] does not support sparse gradients; pass grad.to_dense()")
                 if (p.shape, p.dtype, p.device) != (slot.master.shape, slot.inbox.dtype, bucket.device):
                     raise RuntimeError(
                         f"[{_WHERE}] a parameter had shape {tuple(slot.master.shape)} and dtype {slot.inbox.dtype} on "
-                        f"{bucket.device} and now has {tuple(p.shape)} and {p.dtype} on {p.device}; make a new optimizer"
+                        f"{bucket.device} and now has {tuple(p.shape)} and {p.dtype} on {p.device}: make a new one"
                     )
                 if p.device != grad.device or p.shape != grad.shape or p.dtype != grad.dtype:
                     raise RuntimeError(
-                        f"[{_WHERE}] a gradient has shape {tuple(grad.shape)} and dtype {grad.dtype} on {grad.device} but "
-                        f"its parameter has {tuple(p.shape)} and {p.dtype} on {p.device}"
+                        f"[{_WHERE}] a gradient has shape {tuple(grad.shape)} and dtype {grad.dtype} on {grad.device} "
+                        f"but its parameter has {tuple(p.shape)} and {p.dtype} on {p.device}"
                     )
 
     def _multiplier(self) -> float | None:
@@ -280,8 +278,8 @@ class OffloadedOptimizer(torch.optim.Optimizer):
                     continue
                 if isinstance(value, torch.Tensor) and value.shape != p.shape:
                     raise ValueError(
-                        f"[{_WHERE}] the state {name!r} of parameter {i} has shape {tuple(value.shape)} but the parameter "
-                        f"has {tuple(p.shape)}"
+                        f"[{_WHERE}] the state {name!r} of parameter {i} has shape {tuple(value.shape)} but the "
+                        f"parameter has {tuple(p.shape)}"
                     )
                 if name == "master" and not isinstance(value, torch.Tensor):
                     raise TypeError(f"[{_WHERE}] the 'master' of parameter {i} must be a tensor but got {value!r}")
