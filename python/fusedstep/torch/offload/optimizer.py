@@ -23,7 +23,7 @@ class OffloadedOptimizer(torch.optim.Optimizer):
     """Any optimizer of `fs.torch.optim`, with master weights, states and update on the CPU.
 
     The device keeps parameters and gradients alone: with AdamW and 16-bit parameters 4 bytes a parameter in place of
-    16. A step fetches the gradients, layer by layer on a stream of its own, updates the masters of a layer while the next
+    16. A step fetches the gradients, layer by layer on its own stream, updates the masters of a layer while the next
     one's gradients are still coming, and sends the rounded masters back on a third stream; work that the current stream
     is given afterwards sees them. Parameters on the CPU take the same way by plain copies.
 
@@ -42,7 +42,7 @@ class OffloadedOptimizer(torch.optim.Optimizer):
         Values of small layers that are copied and updated together.
     overlap_backward : bool
         Fetch each gradient as soon as the backward pass has added to it, not in `step`. Gradients that were changed
-        afterwards, by ``clip_grad_norm_``, ``unscale_`` or another backward pass, are fetched again. What torch's version
+        later, by ``clip_grad_norm_``, ``unscale_`` or another backward pass, are fetched again. What torch's version
         counters do not see is missed: leave it off with data-parallel wrappers and changes to ``grad.data``.
     max_norm : float, optional
         Clip the gradients of all groups together to this global norm, inside the step; they stay as they are (Pascanu
