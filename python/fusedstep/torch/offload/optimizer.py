@@ -23,9 +23,9 @@ class OffloadedOptimizer(torch.optim.Optimizer):
     """Any optimizer of `fs.torch.optim`, with master weights, states and update on the CPU.
 
     The device keeps parameters and gradients alone: with AdamW and 16-bit parameters 4 bytes a parameter in place of
-    16. A step fetches the gradients, layer by layer on its own stream, updates the masters of a layer while the next
-    one's gradients are still coming, and sends the rounded masters back on a third stream; work that the current stream
-    is given afterwards sees them. Parameters on the CPU take the same way by plain copies.
+    16. A step fetches the gradients layer by layer on a stream of its own, updates the masters of a layer while the
+    next one's gradients are still coming, and sends the rounded masters back on a third stream; work that the current
+    stream is given afterwards sees them. Parameters on the CPU take the same way by plain copies.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ class OffloadedOptimizer(torch.optim.Optimizer):
         Values of small layers that are copied and updated together.
     overlap_backward : bool
         Fetch each gradient as soon as the backward pass has added to it, not in `step`. Gradients that were changed
-        later, by ``clip_grad_norm_``, ``unscale_`` or another backward pass, are fetched again. What torch's version
-        counters do not see is missed: leave it off with data-parallel wrappers and changes to ``grad.data``.
+        afterwards, by ``clip_grad_norm_``, ``unscale_`` or another backward pass, are fetched again. What torch's
+        version counters do not see is missed: leave it off with data-parallel wrappers and changes to ``grad.data``.
     max_norm : float, optional
         Clip the gradients of all groups together to this global norm, inside the step; they stay as they are (Pascanu
         et al. 2013, algorithm 1). All gradients are then on the host before the first update.
@@ -195,10 +195,12 @@ class OffloadedOptimizer(torch.optim.Optimizer):
         links = dict.fromkeys(bucket.link for bucket, _ in pairs)
         for link in links:
             link.begin()
+        # GradScaler.unscale_ writes the gradients past their version counters; it then leaves no scale to the step.
+        unscaled = getattr(self, "found_inf", None) is not None and getattr(self, "grad_scale", None) is None
         for bucket, _ in pairs:
             for slot in bucket.stepped():
                 slot.read_parameter()
-            bucket.fetch([slot for slot in bucket.stepped() if not slot.is_fetched()])
+            bucket.fetch([slot for slot in bucket.stepped() if unscaled or not slot.is_fetched()])
         multiplier = self._multiplier()  # waits for the gradients to be made
         if multiplier is not None:
             if self.max_norm is not None:
