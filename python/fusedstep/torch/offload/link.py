@@ -52,7 +52,8 @@ class CudaLink:
                 device.record_stream(self.down)  # zero_grad() may free it before it is read
                 if device.stride() != host.stride():  # torch would put it in order on the host, before it has come
                     ordered = torch.empty_strided(host.shape, host.stride(), dtype=device.dtype, device=device.device)
-                    device = ordered.copy_(device)
+                    copy(ordered, device)
+                    device = ordered
                 copy(host, device)
         return self.down.record_event()
 
