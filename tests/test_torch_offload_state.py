@@ -85,6 +85,29 @@ def test_state_dicts_without_masters(kind):
     assert loaded.state[q]["step"] == 2
 
 
+@pytest.mark.parametrize("kind", [0, 1], ids=["ours", "torch's"])
+def test_plain_optimizers_load_its_states(kind):
+    net = model()
+    optimizer = fs.torch.OffloadedOptimizer(net.parameters(), lr=0.05)
+    backward(net)
+    optimizer.step()
+    plain = classes("AdamW")[kind](net.parameters())
+    plain.load_state_dict(optimizer.state_dict())
+    plain.step()
+    assert plain.state[net[0].weight]["step"] == 2 and plain.param_groups[0]["lr"] == 0.05
+
+
+@pytest.mark.parametrize(
+    "options", [{"foreach": True}, {"fused": True}, {"capturable": True}, {"lr": torch.tensor(0.1)}]
+)
+def test_options_that_choose_among_torchs_implementations(options):
+    net = model()
+    optimizer = fs.torch.OffloadedOptimizer(net.parameters(), **options)
+    backward(net)
+    optimizer.step()
+    assert optimizer.state[net[0].weight]["step"] == 1
+
+
 def test_copies_and_pickles():
     net = model()
     optimizer = fs.torch.OffloadedOptimizer(net.parameters(), fs.torch.optim.Adagrad, lr=0.05, bucket_size=30)
@@ -134,6 +157,8 @@ def test_hooks_keep_no_optimizer_alive():
 # -- wrong input
 
 PARAM = torch.nn.Parameter(torch.ones(3))
+with torch.inference_mode():
+    INFERENCE = torch.nn.Parameter(torch.ones(3))
 
 
 @pytest.mark.parametrize(
@@ -163,6 +188,8 @@ PARAM = torch.nn.Parameter(torch.ones(3))
         ([torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))], {}, TypeError, "accepted are float16, bfloat16"),
         ([torch.nn.Parameter(torch.ones(3, device="meta"))], {}, TypeError, "dense tensor on a CUDA device or the CPU"),
         ([torch.nn.Parameter(torch.ones(1).expand(3))], {}, ValueError, "a parameter is expanded"),
+        ([INFERENCE], {}, RuntimeError, "a parameter is an inference tensor"),
+        (torch.nn.LazyLinear(3).parameters(), {}, ValueError, "uninitialized parameter"),
         ([PARAM, torch.nn.Parameter(PARAM.data[1:])], {}, ValueError, "or two that share memory"),
     ],
 )

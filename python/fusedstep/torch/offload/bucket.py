@@ -81,8 +81,10 @@ class Bucket:
     def fetch_early(self, slot: Slot) -> None:
         """Fetch a gradient while the backward pass goes on; what it is and was is kept, to be compared by the step."""
         grad = slot.param.grad
-        if grad is None or (grad.layout, grad.shape, grad.dtype) != (torch.strided, slot.inbox.shape, slot.inbox.dtype):
+        if grad is None or grad.is_inference():  # which has no version to be compared
             return
+        if (grad.layout, grad.shape, grad.dtype) != (torch.strided, slot.inbox.shape, slot.inbox.dtype):
+            return  # the step will say so
         with torch.no_grad():
             self.link.begin()
             self.link.fetch([(slot.inbox, grad)], self.sent)

@@ -163,6 +163,10 @@ class OffloadedOptimizer(torch.optim.Optimizer):
             raise TypeError(
                 f"[{_WHERE}] a parameter has dtype {p.dtype}, which 'master_dtype' {self.master_dtype} does not hold"
             )
+        if p.is_inference():
+            raise RuntimeError(
+                f"[{_WHERE}] a parameter is an inference tensor, whose changes nobody counts; pass a clone() of it"
+            )
         if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
             raise ValueError(f"[{_WHERE}] a parameter is expanded, so that values share memory; pass a clone() of it")
 
