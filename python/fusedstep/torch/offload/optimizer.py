@@ -58,8 +58,8 @@ class OffloadedOptimizer(torch.optim.Optimizer):
 
     Notes
     -----
-    The states of a parameter are those of `optimizer_class` and "master", all in `master_dtype` on the CPU. With float32
-    masters a 16-bit parameter takes 10 bytes there for its master and what is copied, and AdamW's states 8. The
+    The states of a parameter are those of `optimizer_class` and "master", all in `master_dtype` on the CPU. With
+    float32 masters a 16-bit parameter takes 10 bytes there for its master and what is copied, AdamW's states 8. The
     trajectory of the masters is that of `optimizer_class` on parameters of `master_dtype` with the same gradients, bit
     for bit. State dicts that have no masters, of `fs.torch.optim` or torch.optim, are loaded too. What others write to
     a parameter is taken over by its master at the next step, where torch's version counter has seen it.
