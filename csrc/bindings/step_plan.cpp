@@ -4,10 +4,9 @@
 #include <atomic>
 #include <cmath>
 #include <memory>
-#include <tuple>
 
 #include "dlpack.h"
-#include "step_input.h"
+#include "step_bucket.h"
 
 namespace fusedstep {
 namespace {
@@ -39,7 +38,6 @@ class Known {
   }
 
   bool is_known() const { return is_known_; }
-  void* data() const { return data_; }
 
   // Dtype, device, shape and strides.
   bool resembles(const DLTensor& now) const {
@@ -62,83 +60,6 @@ class Known {
   DLDataType dtype_{};
   DLDevice device_{};
   std::vector<std::int64_t> shape_, strides_;
-};
-
-// torch's count of steps: a 0-d float tensor on the CPU.
-class StepCounter {
- public:
-  explicit StepCounter(py::handle tensor)
-      : data_(reinterpret_cast<void*>(tensor.attr("data_ptr")().cast<std::uintptr_t>())),
-        wide_(tensor.attr("itemsize").cast<int>() == 8) {}
-
-  double get() const { return wide_ ? *static_cast<double*>(data_) : double{*static_cast<float*>(data_)}; }
-  void advance() const {
-    if (wide_) {
-      *static_cast<double*>(data_) += 1;
-    } else {
-      *static_cast<float*>(data_) += 1;
-    }
-  }
-
- private:
-  void* data_;
-  bool wide_;
-};
-
-template <class T>
-using Spans = std::vector<launch::Span<T>>;
-using GradientSpans = std::tuple<Spans<float>, Spans<double>, Spans<Half>, Spans<Bfloat16>>;
-
-// Parameters of one group and one type, stepped together.
-class Bucket {
- public:
-  virtual ~Bucket() = default;
-  virtual std::size_t count() const = 0;
-  virtual void set_gradient(std::size_t row, const void* data) = 0;
-  virtual void add_gradients(GradientSpans& spans) const = 0;
-  // Rows whose counters agree go together.
-  virtual void step(const launch::Context& context, launch::Step call) const = 0;
-
-  std::size_t group = 0;
-  Rule rule{};
-  std::vector<StepCounter> counters;  // one a row; none where the device counts, or nobody
-};
-
-template <class P, class S>
-class BucketOf : public Bucket {
- public:
-  explicit BucketOf(std::vector<launch::StepArrays<P, S>> rows) : rows_(std::move(rows)) {}
-
-  std::size_t count() const override { return rows_.size(); }
-  void set_gradient(std::size_t row, const void* data) override { rows_[row].g = static_cast<const P*>(data); }
-  void add_gradients(GradientSpans& spans) const override {
-    for (const auto& row : rows_) std::get<Spans<P>>(spans).push_back({row.g, row.n});
-  }
-  void step(const launch::Context& context, launch::Step call) const override {
-    if (counters.empty()) return launch::step(context, call, rows_);
-    std::vector<double> counts;
-    for (const StepCounter& counter : counters) counts.push_back(counter.get());
-    if (std::equal(counts.begin() + 1, counts.end(), counts.begin())) {
-      call.step.value = static_cast<std::uint64_t>(counts[0]) + 1;
-      launch::step(context, call, rows_);
-    } else {
-      std::vector<double> distinct(counts);
-      std::sort(distinct.begin(), distinct.end());
-      distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
-      for (double count : distinct) {
-        std::vector<launch::StepArrays<P, S>> rows;
-        for (std::size_t i = 0; i < rows_.size(); ++i) {
-          if (counts[i] == count) rows.push_back(rows_[i]);
-        }
-        call.step.value = static_cast<std::uint64_t>(count) + 1;
-        launch::step(context, call, rows);
-      }
-    }
-    for (const StepCounter& counter : counters) counter.advance();
-  }
-
- private:
-  std::vector<launch::StepArrays<P, S>> rows_;
 };
 
 enum class Method { kSgd, kAdagrad, kRmsprop, kAdam };
@@ -175,7 +96,7 @@ launch::Step configure(Method method, const py::tuple& options) {
 
 // What a step has besides its options: numbers, or 0-d arrays where the device is to read them.
 struct StepExtras {
-  py::handle multiplier, max_norm, skip, counters;
+  py::handle multiplier, max_norm, skip;
   double ema_decay;
 };
 
@@ -293,7 +214,6 @@ class StepPlan {
       columns.push_back({names[i].c_str(), states[i][py::int_(1)], Presence::kRequired});
     }
     Arrays arrays;
-    std::vector<py::object> held;
     const StepInput input(arrays, given[1], given[2], columns, given[4]);
     context_ = arrays.context();
     const auto group = given[0].cast<std::size_t>();
@@ -455,9 +375,6 @@ class StepPlan {
       call.multiplier = multiplier;
       call.ema_decay = extras.ema_decay;
       call.skip = skip.as<const std::int32_t>();
-      if (!extras.counters.is_none()) {
-        call.step = arrays.counter(extras.counters[py::int_(b)], "step", Arrays::CounterType::kInt32OrInt64);
-      }
       check_step_is_fresh(call, context, name_.c_str());
       calls.push_back(call);
     }
@@ -495,13 +412,12 @@ void bind_step_plan(py::module_& m) {
   py::class_<StepPlan>(m, "StepPlan", py::module_local())
       .def(py::init<const std::string&, const py::list&, const py::tuple&>())
       .def("attach", &StepPlan::attach)
-      .def("run", [](StepPlan& plan, py::handle multiplier, py::handle max_norm, double ema_decay, py::handle skip,
-                     py::handle counters) { plan.run({multiplier, max_norm, skip, counters, ema_decay}); })
-      .def("run_attached",
-           [](StepPlan& plan, const py::list& groups, const py::dict& state, const py::tuple& options,
-              py::handle multiplier, py::handle max_norm, double ema_decay, py::handle skip, py::handle counters) {
-             return plan.run_attached(groups, state, options, {multiplier, max_norm, skip, counters, ema_decay});
-           });
+      .def("run", [](StepPlan& plan, py::handle multiplier, py::handle max_norm, double ema_decay,
+                     py::handle skip) { plan.run({multiplier, max_norm, skip, ema_decay}); })
+      .def("run_attached", [](StepPlan& plan, const py::list& groups, const py::dict& state, const py::tuple& options,
+                              py::handle multiplier, py::handle max_norm, double ema_decay, py::handle skip) {
+        return plan.run_attached(groups, state, options, {multiplier, max_norm, skip, ema_decay});
+      });
 }
 
 }  // namespace fusedstep

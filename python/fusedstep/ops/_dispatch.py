@@ -185,10 +185,16 @@ def advance_versions(*columns) -> None:
             changed.extend(a for a in arrays if type(a) is not np.ndarray and isinstance(a, torch.Tensor))
         elif isinstance(arrays, torch.Tensor):
             changed.append(arrays)
-    if not changed:
-        return
+    if changed:
+        increment_versions(changed)
+
+
+def increment_versions(tensors: list) -> None:
+    """Advance the version counters of torch tensors."""
+    increment = sys.modules["torch"].autograd.graph.increment_version
     try:
-        torch.autograd.graph.increment_version(changed)
-    except TypeError:  # older ones take a single tensor
-        for tensor in changed:
-            torch.autograd.graph.increment_version(tensor)
+        increment(tensors)
+    except (TypeError, RuntimeError):  # an older torch, which takes one; or inference tensors, which have no counter
+        for tensor in tensors:
+            if not tensor.is_inference():
+                increment(tensor)

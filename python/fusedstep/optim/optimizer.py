@@ -9,7 +9,7 @@ import numpy as np
 from .. import ops
 from .._device import CPU, as_host, device_of, host_copy, is_cupy
 from ..reference.arrays import check_step
-from ..reference.scalars import check_finite, check_range, clipping_factor
+from ..reference.scalars import check_finite, check_max_norm, check_range, clipping_factor
 from .device import DeviceScalars, check_lr_array, check_parameters, stored
 from .groups import make_groups, split_1d
 from .runs import find_runs, zeros_like
@@ -77,8 +77,7 @@ class Optimizer:
         if unknown:
             known = [*defaults, "max_norm", "ema_decay", "skip_nonfinite", "decay_1d", "capturable"]
             raise TypeError(f"[{self._method}] has no argument {min(unknown)!r}; it takes {', '.join(known)}")
-        if max_norm is not None and check_range(self._method, "max_norm", max_norm, 0) == 0:
-            raise ValueError(f"[{self._method}] 'max_norm' must be greater than 0 but got {max_norm!r}")
+        check_max_norm(self._method, max_norm)
         if ema_decay is not None:
             check_range(self._method, "ema_decay", ema_decay, 0, 1, closed=True)
         self.max_norm = max_norm

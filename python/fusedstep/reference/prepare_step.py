@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from .arrays import FLOATING, check_overlap, check_scalar, scalar_arrays
-from .scalars import check_finite, check_range, clipping_factor, read_number
+from .scalars import check_finite, check_max_norm, clipping_factor, read_number
 
 
 def check_prepare_step(skip, norm, nonfinite, grad_multiplier, max_norm) -> None:
     """The numbers, and which arguments need which."""
     check_finite("prepare_step", "grad_multiplier", grad_multiplier)
-    if max_norm is not None and check_range("prepare_step", "max_norm", max_norm, 0) == 0:
-        raise ValueError(f"[prepare_step] 'max_norm' must be greater than 0 but got {max_norm!r}")
+    check_max_norm("prepare_step", max_norm)
     if max_norm is not None and norm is None:
         raise ValueError("[prepare_step] 'max_norm' needs 'norm'")
     if skip is not None and nonfinite is None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import weakref
 
 import torch
 
 from ... import ops
-from ...reference.scalars import check_integer, check_range, clipping_factor
+from ...reference.scalars import check_integer, check_max_norm, clipping_factor
 from ..optim import AdamW
-from ..optim.rows import _is_dense as is_dense
+from ..optim.rows import is_dense, is_expanded, share_memory
 from ..optim.step import FusedStep
 from .bucket import Bucket, split
 from .link import link_of
@@ -101,8 +100,7 @@ class OffloadedOptimizer(torch.optim.Optimizer):
             )
         if pin_memory and not torch.cuda.is_available():
             raise RuntimeError(f"[{_WHERE}] 'pin_memory' needs a GPU, and torch finds none")
-        if max_norm is not None and check_range(_WHERE, "max_norm", max_norm, 0) == 0:
-            raise ValueError(f"[{_WHERE}] 'max_norm' must be greater than 0 but got {max_norm!r}")
+        check_max_norm(_WHERE, max_norm)
         self.optimizer_class, self.master_dtype, self.pin_memory = optimizer_class, master_dtype, pin_memory
         self.bucket_size = check_integer(_WHERE, "bucket_size", bucket_size, 1)
         self.overlap_backward, self.max_norm = bool(overlap_backward), max_norm
@@ -168,7 +166,7 @@ class OffloadedOptimizer(torch.optim.Optimizer):
             raise RuntimeError(
                 f"[{_WHERE}] a parameter is an inference tensor, whose changes nobody counts; pass a clone() of it"
             )
-        if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
+        if is_expanded(p):
             raise ValueError(f"[{_WHERE}] a parameter is expanded, so that values share memory; pass a clone() of it")
 
     def _link_states(self, bucket: Bucket, inner: FusedStep) -> None:
@@ -349,9 +347,7 @@ def _on_masters(optimizer_class: type) -> type:
 
 def _overlap(params: list) -> bool:
     """Whether dense tensors share memory, or a tensor is there twice."""
-    spans = [(p.data_ptr(), p.data_ptr() + p.numel() * p.element_size()) for p in params if p.numel() and is_dense(p)]
-    meet = any(start < end for (_, end), (start, _) in itertools.pairwise(sorted(spans)))
-    return meet or len(set(params)) < len(params)
+    return share_memory([p for p in params if is_dense(p)]) or len(set(params)) < len(params)
 
 
 def _values(group: dict) -> dict:

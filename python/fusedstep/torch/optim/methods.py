@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from operator import itemgetter
 
 import torch
 
 from ...reference.scalars import check_finite, check_range
 from .rows import initial_state
-from .step import FusedStep, reader
+from .step import FusedStep
 
 _ADDED = """
 
@@ -51,7 +52,7 @@ def _documented(result: list):
             for name in ("max_norm", "ema_decay", "state_dtype")
         ]
         cls.__signature__ = theirs.replace(parameters=[*theirs.parameters.values(), *added])
-        cls._read = reader(cls._keys)
+        cls._read = staticmethod(itemgetter(*cls._keys))
         cls.__doc__ += _ADDED.format(name=cls.__name__, result=result)
         return cls
 

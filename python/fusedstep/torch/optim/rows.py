@@ -47,7 +47,7 @@ def make_row(optimizer, index: int, p, names: tuple[str, ...]) -> Row:
             f"[{method}] a gradient has shape {tuple(grad.shape)} and dtype {grad.dtype} but its parameter has "
             f"{tuple(p.shape)} and {p.dtype}"
         )
-    if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
+    if is_expanded(p):
         raise ValueError(f"[{method}] a parameter is expanded, so that values share memory; pass a clone() of it")
     counts, averages, wide = optimizer._counts, optimizer.ema_decay is not None, optimizer._wide(p)
     state = optimizer.state[p] if names or counts or averages else {}
@@ -104,14 +104,14 @@ def _fitting(state: dict, name: str, tensor, p, wide) -> torch.Tensor:
     if tensor.dtype not in _FLOATS if not p.is_complex() else tensor.dtype != p.dtype:
         raise TypeError(f"state {name!r} has dtype {tensor.dtype} but its parameter has {p.dtype}")
     accepted = tensor.dtype == wide or (tensor.dtype == torch.float32 and p.dtype.itemsize == 2)
-    strides = p.stride() if _is_dense(p) else _dense_like(p, device="meta").stride()
+    strides = p.stride() if is_dense(p) else _dense_like(p, device="meta").stride()
     if not accepted or tensor.device != p.device or tensor.stride() != strides:
         tensor = _dense_like(p, dtype=tensor.dtype if accepted else wide).copy_(tensor)
     state[name] = tensor
     return tensor
 
 
-def _is_dense(tensor) -> bool:
+def is_dense(tensor) -> bool:
     """No gap, no overlap, axes in any order; autograd's memory format of gradients preserves such strides."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
@@ -134,7 +134,7 @@ def _stage(row: Row) -> None:
         row.param, row.grad = torch.view_as_real(row.param), torch.view_as_real(row.grad.resolve_conj())
         row.states = [torch.view_as_real(s) for s in row.states]
         row.ema = None if row.ema is None else torch.view_as_real(row.ema)
-    if not _is_dense(row.param):
+    if not is_dense(row.param):
         row.is_plain, row.is_copied = False, True
         row.param = _dense_like(row.param).copy_(row.param)  # the states are dense in the same order
     if row.grad.is_neg() or row.grad.stride() != row.param.stride():
@@ -158,10 +158,14 @@ def write_back(row: Row) -> None:
         _memory(row).copy_(row.param)
 
 
-def share_memory(rows: list[Row]) -> bool:
+def is_expanded(tensor) -> bool:
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def share_memory(params: list) -> bool:
     """Whether two parameters meet between their first and their last values."""
     spans = []
-    for p in (row.owner for row in rows if row.owner.numel() > 0):
+    for p in (p for p in params if p.numel() > 0):
         last = sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True))
         spans.append((p.data_ptr(), p.data_ptr() + (last + 1) * p.element_size()))
     return any(end > start for (_, end), (start, _) in itertools.pairwise(sorted(spans)))

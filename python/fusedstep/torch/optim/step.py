@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from operator import itemgetter
-
 import torch
 from torch.optim import optimizer as _torch_optimizer
 
-from ...ops._dispatch import module_for
-from ...reference.scalars import check_finite, check_range
+from ...ops._dispatch import increment_versions, module_for
+from ...reference.scalars import check_finite, check_max_norm, check_range, clipping_factor
 from .rows import Row, make_row, read_again, share_memory, write_back
-
-_increment_version = torch._C._increment_version if hasattr(torch._C, "_increment_version") else None
-
-
-def advance(tensors: list) -> None:
-    """Advance torch's version counters, so that a backward pass over stale values raises."""
-    try:
-        _increment_version(tensors)
-    except (TypeError, RuntimeError):  # an older torch, which takes one; or inference tensors, which have no counter
-        for tensor in tensors:
-            if not tensor.is_inference():
-                torch.autograd.graph.increment_version(tensor)
 
 
 class FusedStep:
@@ -51,8 +36,7 @@ class FusedStep:
         own = self.max_norm, self.ema_decay
         if own == self._own:
             return
-        if self.max_norm is not None and check_range(self._method, "max_norm", self.max_norm, 0) == 0:
-            raise ValueError(f"[{self._method}] 'max_norm' must be greater than 0 but got {self.max_norm!r}")
+        check_max_norm(self._method, self.max_norm)
         if self.ema_decay is not None:
             check_range(self._method, "ema_decay", self.ema_decay, 0, 1, closed=True)
         self._own = own
@@ -138,9 +122,9 @@ class FusedStep:
         options = self._read_options()
         ema_decay = self.ema_decay or 0.0
         if self._plan is not None and self._plan.run_attached(
-            self.param_groups, self.state, options, multiplier, self.max_norm, ema_decay, skip, None
+            self.param_groups, self.state, options, multiplier, self.max_norm, ema_decay, skip
         ):
-            advance(self._written)
+            increment_versions(self._written)
             return loss
         self._plan = None
         with torch.no_grad():
@@ -168,7 +152,7 @@ class FusedStep:
         ]
         if not rows:
             return
-        if any(row.is_copied for row in rows) and share_memory(rows):
+        if any(row.is_copied for row in rows) and share_memory([row.owner for row in rows]):
             parts = [[row] for row in rows]  # in turn: each copy is made of what the step before it has left
         else:
             devices = dict.fromkeys(row.param.device for row in rows)
@@ -184,7 +168,7 @@ class FusedStep:
             for row in part:
                 write_back(row)
         self._written = [tensor for row in rows for tensor in row.written]
-        advance(self._written)
+        increment_versions(self._written)
         if plan is not None and len(parts) == 1 and all(row.is_plain for row in rows):
             plan, keys = plan
             if plan.attach(self.param_groups, self.state, keys):
@@ -195,8 +179,7 @@ class FusedStep:
             return multiplier
         norms = torch.stack([torch.linalg.vector_norm(row.grad, dtype=torch.float64).cpu() for row in rows])
         multiplier = float(multiplier)
-        norm = torch.linalg.vector_norm(norms).item() * abs(multiplier)
-        return multiplier * (min(1.0, self.max_norm / (norm + 1e-6)) if not math.isnan(norm) else math.nan)
+        return multiplier * clipping_factor(self.max_norm, torch.linalg.vector_norm(norms).item() * abs(multiplier))
 
     def _run_rows(self, rows: list[Row], options: tuple, multiplier, skip, max_norm):
         """(plan, keys) of what ran, or None where it is not to be kept."""
@@ -210,16 +193,16 @@ class FusedStep:
         if first:  # torch's SGD begins its buffers with the gradient itself
             self._run_first(rows, first, options, multiplier, skip, max_norm)
             return None
-        buckets, keys, apart = self._buckets(rows)
+        buckets, keys = self._buckets(rows)
         try:
             plan = module.StepPlan(self._method, buckets, options)
         except ValueError:
-            if apart is None:
+            if len(buckets) == len(rows):
                 raise
             # Parameters that share memory are stepped one after another, as torch does.
-            buckets, keys, _ = self._buckets(rows, apart=True)
+            buckets, keys = self._buckets(rows, apart=True)
             plan = module.StepPlan(self._method, buckets, options)
-        plan.run(multiplier, max_norm, self.ema_decay or 0.0, skip, None)
+        plan.run(multiplier, max_norm, self.ema_decay or 0.0, skip)
         return plan, keys
 
     def _run_first(self, rows, first, options, multiplier, skip, max_norm) -> None:
@@ -245,7 +228,7 @@ class FusedStep:
             )
             stored = names if some[0].ema is None else (*names, "ema")
             keys.append((*stored, "step") if self._counts else stored)
-        return buckets, keys, any(len(bucket[1]) > 1 for bucket in buckets) or None
+        return buckets, keys
 
     def averages(self) -> list[torch.Tensor]:
         """The averaged weights, one tensor a parameter in the order of the groups; a parameter that has not been
@@ -282,8 +265,3 @@ def _on(device, value):
 
 
 _observed_step = torch.optim.Optimizer.profile_hook_step(FusedStep._step)
-
-
-def reader(keys: tuple[str, ...]):
-    """A function that reads these values of a group."""
-    return staticmethod(itemgetter(*keys))
