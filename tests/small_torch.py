@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 import fusedstep as fs
@@ -13,6 +15,8 @@ if backend.native() is None:
 
 METHODS = ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW")
 STATEFUL = [("SGD", {"momentum": 0.9}), *((method, {}) for method in METHODS[1:])]
+methods = pytest.mark.parametrize("method", METHODS)
+stateful = pytest.mark.parametrize(("method", "arguments"), STATEFUL)
 PRESET = [*STATEFUL, ("Adagrad", {"initial_accumulator_value": 0.5})]
 
 SHAPES = [(7, 5), (33,), (), (1,), (0,), (2, 3, 4, 5), (6, 3), (4,), (130,), (3, 0)]
@@ -175,3 +179,22 @@ def batch(t: int, dtype=torch.float64):
 def loss_of(model, t: int, dtype=torch.float64):
     x, y = batch(t, dtype)
     return torch.nn.functional.cross_entropy(model(x), y)
+
+
+@contextlib.contextmanager
+def one_of_two_processes(rank: int, folder: str):
+    """A gloo group that meets by a file; what is put into the list is written for `both_ends`."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    ends: list = []
+    yield ends
+    torch.save(ends, f"{folder}/{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def both_ends(work, folder) -> tuple[list, list]:
+    """What the two processes that run ``work(rank, folder)`` end with."""
+    torch.multiprocessing.spawn(work, (str(folder),), nprocs=2)
+    first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    return first, second

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import fusedstep as fs
-from small_torch import loss_of, same_bits, small_model, values
+from small_torch import both_ends, loss_of, one_of_two_processes, same_bits, small_model, values
 
 torch = pytest.importorskip("torch")
 
@@ -24,23 +24,17 @@ def work(rank: int, folder: str) -> None:
     """One of the two processes: what it ends with, offloaded and not."""
     from torch.nn.parallel import DistributedDataParallel
 
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    ends = []
-    for offloaded in (True, False):
-        model = DistributedDataParallel(small_model(torch.float32))
-        cls = fs.torch.OffloadedOptimizer if offloaded else fs.torch.optim.AdamW
-        optimizer = cls(model.parameters(), lr=0.05, max_norm=1.0)
-        ends.append(fit(model, optimizer, rank, 2))
-    torch.save(ends, f"{folder}/{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    with one_of_two_processes(rank, folder) as ends:
+        for offloaded in (True, False):
+            model = DistributedDataParallel(small_model(torch.float32))
+            cls = fs.torch.OffloadedOptimizer if offloaded else fs.torch.optim.AdamW
+            optimizer = cls(model.parameters(), lr=0.05, max_norm=1.0)
+            ends.append(fit(model, optimizer, rank, 2))
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 def test_two_processes(tmp_path):
-    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    first, second = both_ends(work, tmp_path)
     assert same_bits(first[0], first[1]) and same_bits(first[0], second[0])
     alone = small_model(torch.float32)
     assert not same_bits(first[0], fit(alone, fs.torch.OffloadedOptimizer(alone.parameters(), lr=0.05)))

@@ -15,22 +15,19 @@ from torch.optim.optimizer import (  # noqa: E402
 )
 
 from small_torch import (  # noqa: E402
-    METHODS,
     PRESET,
-    STATEFUL,
     assert_same_structure,
     assert_twin,
     classes,
+    methods,
     parameters,
     relative_difference,
     same_bits,
     set_gradients,
+    stateful,
     train,
     values,
 )
-
-methods = pytest.mark.parametrize("method", METHODS)
-stateful = pytest.mark.parametrize(("method", "arguments"), STATEFUL)
 
 
 @stateful

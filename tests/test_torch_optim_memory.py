@@ -14,19 +14,16 @@ torch = pytest.importorskip("torch")
 
 from small_torch import (  # noqa: E402
     CHANNELS_LAST,
-    METHODS,
-    STATEFUL,
     assert_twin,
     classes,
+    methods,
     parameters,
     same_bits,
     set_gradients,
+    stateful,
     train,
     values,
 )
-
-methods = pytest.mark.parametrize("method", METHODS)
-stateful = pytest.mark.parametrize(("method", "arguments"), STATEFUL)
 
 
 def train_twin(method, arguments, between, *, steps: int = 6, **options):

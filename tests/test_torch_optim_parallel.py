@@ -9,7 +9,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from small_torch import METHODS, classes, loss_of, relative_difference, same_bits, small_model, values  # noqa: E402
+from small_torch import (  # noqa: E402
+    METHODS,
+    both_ends,
+    classes,
+    loss_of,
+    one_of_two_processes,
+    relative_difference,
+    same_bits,
+    small_model,
+    values,
+)
 
 BACKENDS = ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 STEPS = 8
@@ -96,31 +106,27 @@ def work(rank: int, folder: str) -> None:
     from torch.distributed.optim import ZeroRedundancyOptimizer
     from torch.nn.parallel import DistributedDataParallel
 
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    results = {}
-    for method, (which, cls) in itertools.product(METHODS, enumerate(("ours", "torch"))):
-        for kind in ("plain", "zero"):
-            model = DistributedDataParallel(small_model())
-            if kind == "plain":
-                optimizer = classes(method)[which](model.parameters(), lr=0.05)
-            else:
-                optimizer = ZeroRedundancyOptimizer(model.parameters(), classes(method)[which], lr=0.05)
-            for t in range(STEPS):
-                optimizer.zero_grad()
-                loss_of(model, 2 * t + rank).backward()
-                optimizer.step()
-            results[method, kind, cls] = values(model.parameters())
-    torch.save(results, f"{folder}/{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    with one_of_two_processes(rank, folder) as ends:
+        results = {}
+        for method, (which, cls) in itertools.product(METHODS, enumerate(("ours", "torch"))):
+            for kind in ("plain", "zero"):
+                model = DistributedDataParallel(small_model())
+                if kind == "plain":
+                    optimizer = classes(method)[which](model.parameters(), lr=0.05)
+                else:
+                    optimizer = ZeroRedundancyOptimizer(model.parameters(), classes(method)[which], lr=0.05)
+                for t in range(STEPS):
+                    optimizer.zero_grad()
+                    loss_of(model, 2 * t + rank).backward()
+                    optimizer.step()
+                results[method, kind, cls] = values(model.parameters())
+        ends.append(results)
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 def test_two_processes(tmp_path):
     """Distributed data parallel, and with the states shared out: the same bits on both, and what torch's would give."""
-    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    (first,), (second,) = both_ends(work, tmp_path)
     alone = {}
     for method in METHODS:
         model = small_model()

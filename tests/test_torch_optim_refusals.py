@@ -9,24 +9,21 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from small_torch import (  # noqa: E402
-    METHODS,
     PRESET,
-    STATEFUL,
     assert_equal_to,
     assert_same_structure,
     classes,
+    methods,
     parameters,
     relative_difference,
     same_bits,
     set_gradients,
     state_keys,
     state_tensors,
+    stateful,
     train,
     values,
 )
-
-methods = pytest.mark.parametrize("method", METHODS)
-stateful = pytest.mark.parametrize(("method", "arguments"), STATEFUL)
 
 
 @stateful

@@ -11,7 +11,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from small_torch import (  # noqa: E402
-    METHODS,
     PRESET,
     STATEFUL,
     assert_equal_to,
@@ -19,16 +18,16 @@ from small_torch import (  # noqa: E402
     assert_twin,
     classes,
     error,
+    methods,
     parameters,
     same_bits,
     state_keys,
     state_tensors,
+    stateful,
     train,
     values,
 )
 
-methods = pytest.mark.parametrize("method", METHODS)
-stateful = pytest.mark.parametrize(("method", "arguments"), STATEFUL)
 VARIANTS = [
     *STATEFUL,
     ("SGD", {}),

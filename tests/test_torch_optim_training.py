@@ -11,25 +11,22 @@ torch = pytest.importorskip("torch")
 from torch.optim import lr_scheduler, swa_utils  # noqa: E402
 
 from small_torch import (  # noqa: E402
-    METHODS,
-    STATEFUL,
     assert_equal_to,
     assert_twin,
     batch,
     classes,
     loss_of,
+    methods,
     parameters,
     relative_difference,
     same_bits,
     set_gradients,
     small_model,
     state_tensors,
+    stateful,
     train,
     values,
 )
-
-methods = pytest.mark.parametrize("method", METHODS)
-stateful = pytest.mark.parametrize(("method", "arguments"), STATEFUL)
 
 SCHEDULES = {
     "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, [lambda t: 0.9**t, lambda t: 1 / (1 + t)]),
