@@ -6,14 +6,15 @@
 #include "../math/activations.h"
 #include "../math/half.h"
 #include "../math/optimizers.h"
+#include "lanes.h"
 
 namespace fusedstep {
 namespace {
 
 // `__restrict` pointers and the scalars by value: captured by reference, the loop is not vectorized.
 template <class Rule, bool L2, class P, class S, class A>
-void step_span(P* __restrict p, const P* __restrict g, S* __restrict s0, S* __restrict s1, S* __restrict s2,
-               std::int64_t n, const StepScalars<A> s) {
+FUSEDSTEP_HD void step_span(P* __restrict p, const P* __restrict g, S* __restrict s0, S* __restrict s1,
+                            S* __restrict s2, std::int64_t n, const StepScalars<A> s) {
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
     A value = widen(p[i]), a{}, b{}, c{};
@@ -29,6 +30,55 @@ void step_span(P* __restrict p, const P* __restrict g, S* __restrict s0, S* __re
   }
 }
 
+// As many values as a cache line of parameters holds.
+template <class P>
+constexpr std::int64_t kLine = 64 / sizeof(P);
+
+// One line of a step, by parameter and state type: here the way for all types ...
+template <class P, class S>
+struct Line {
+  using Scalars = StepScalars<Arithmetic<P>>;
+  FUSEDSTEP_HD static const Scalars& prepared(const Scalars& s) { return s; }
+  template <class Rule, bool L2>
+  FUSEDSTEP_HD static void step(P* p, const P* g, S* s0, S* s1, S* s2, const Scalars& s) {
+    step_span<Rule, L2>(p, g, s0, s1, s2, kLine<P>, s);
+  }
+};
+
+#if defined(FUSEDSTEP_LANES)
+// ... and here one register of float32.
+template <>
+struct Line<float, float> {
+  using Scalars = StepScalars<Lanes>;
+  static_assert(kLine<float> == kFloats);
+  FUSEDSTEP_HD static Scalars prepared(const StepScalars<float>& s) { return spread(s); }
+  template <class Rule, bool L2>
+  FUSEDSTEP_HD static void step(float* p, const float* g, float* s0, float* s1, float* s2, const Scalars& s) {
+    Lanes value = load_lanes(p), a{}, b{}, c{};
+    if constexpr (Rule::states > 0) a = load_lanes(s0);
+    if constexpr (Rule::states > 1) b = load_lanes(s1);
+    if constexpr (Rule::states > 2) c = load_lanes(s2);
+    const Lanes gradient = prepare<L2>(value, load_lanes(g), s);
+    Rule::update(value, gradient, a, b, c, s);
+    store_lanes(p, value);
+    if constexpr (Rule::states > 0) store_lanes(s0, a);
+    if constexpr (Rule::states > 1) store_lanes(s1, b);
+    if constexpr (Rule::states > 2) store_lanes(s2, c);
+  }
+};
+#endif
+
+// The processor's own prefetching ends with each page of 4 KiB. Asked for half a page ahead, 30M values of RMSprop took
+// 12.5 ms in place of 15 on two cores; in the cache it costs nothing.
+template <class T>
+FUSEDSTEP_HD void prefetch(const T* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(reinterpret_cast<const char*>(p) + 2048);
+#else
+  (void)p;
+#endif
+}
+
 // Values up to the next 64-byte line, at most n. Loads that cross lines cost up to a third of a step.
 template <class T>
 std::int64_t to_alignment(const T* p, std::int64_t n) {
@@ -40,9 +90,25 @@ std::int64_t to_alignment(const T* p, std::int64_t n) {
 template <class Rule, bool L2, class P, class S>
 void step_range(P* p, const P* g, S* s0, S* s1, S* s2, std::int64_t n, StepScalars<Arithmetic<P>> s) {
   const std::int64_t head = to_alignment(p, n);
-  if (head > 0) step_span<Rule, L2>(p, g, s0, s1, s2, head, s);
-  auto after = [head](auto* pointer) { return pointer ? pointer + head : pointer; };
-  step_span<Rule, L2>(p + head, g + head, after(s0), after(s1), after(s2), n - head, s);
+  step_span<Rule, L2>(p, g, s0, s1, s2, head, s);
+  const typename Line<P, S>::Scalars scalars = Line<P, S>::prepared(s);
+  p += head, g += head, n -= head;
+  if constexpr (Rule::states > 0) s0 += head;
+  if constexpr (Rule::states > 1) s1 += head;
+  if constexpr (Rule::states > 2) s2 += head;
+  for (; n >= kLine<P>; n -= kLine<P>) {
+    prefetch(p);
+    prefetch(g);
+    if constexpr (Rule::states > 0) prefetch(s0);
+    if constexpr (Rule::states > 1) prefetch(s1);
+    if constexpr (Rule::states > 2) prefetch(s2);
+    Line<P, S>::template step<Rule, L2>(p, g, s0, s1, s2, scalars);
+    p += kLine<P>, g += kLine<P>;
+    if constexpr (Rule::states > 0) s0 += kLine<P>;
+    if constexpr (Rule::states > 1) s1 += kLine<P>;
+    if constexpr (Rule::states > 2) s2 += kLine<P>;
+  }
+  step_span<Rule, L2>(p, g, s0, s1, s2, n, s);
 }
 
 template <class P, class S>

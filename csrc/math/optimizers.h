@@ -36,6 +36,12 @@ FUSEDSTEP_HD double clipping_factor(double max_norm, double norm) {
   return factor >= 1 ? 1.0 : factor;
 }
 
+// T is a number everywhere below, or a register of several (cpu/lanes.h).
+template <class T>
+struct Root {
+  FUSEDSTEP_HD static T of(T x) { return std::sqrt(x); }
+};
+
 // Stands before every rule: multiplier and sign, then L2 or decoupled decay.
 template <bool L2, class T>
 FUSEDSTEP_HD T prepare(T& p, T grad, const StepScalars<T>& s) {
@@ -79,7 +85,7 @@ struct Adagrad {
   template <class T>
   FUSEDSTEP_HD static void update(T& p, T g, T& sum, T&, T&, const StepScalars<T>& s) {
     sum = sum + g * g;
-    p = p - s.lr * (g / (std::sqrt(sum) + s.eps));
+    p = p - s.lr * (g / (Root<T>::of(sum) + s.eps));
   }
 };
 
@@ -95,9 +101,9 @@ struct RmspropRule {
       T& m = Momentum ? state2 : state1;
       m = s.decay2 * m + s.gain2 * g;
       variance = square - m * m;
-      variance = variance < 0 ? T(0) : variance;
+      variance = variance < 0 ? T{} : variance;
     }
-    T d = g / (std::sqrt(variance) + s.eps);
+    T d = g / (Root<T>::of(variance) + s.eps);
     if constexpr (Momentum) {
       state1 = s.decay1 * state1 + d;
       d = state1;
@@ -122,13 +128,13 @@ struct AdamRule {
       w = (w >= v) | (w != w) ? w : v;  // NaN passes from either side
       largest = w;
     }
-    T root;
+    T divisor;
     if constexpr (EpsInside) {
-      root = std::sqrt((largest * s.root_scale) * s.root_scale + s.eps);
+      divisor = Root<T>::of((largest * s.root_scale) * s.root_scale + s.eps);
     } else {
-      root = std::sqrt(largest) * s.root_scale + s.eps;
+      divisor = Root<T>::of(largest) * s.root_scale + s.eps;
     }
-    p = p - s.lr * (m / root);
+    p = p - s.lr * (m / divisor);
   }
 };
 using Adam = AdamRule<false, false>;
