@@ -80,6 +80,15 @@ def add_group(optimizer, params, i):
         optimizer.add_param_group({"params": new[:1], "lr": 0.02})
 
 
+def change_betas(optimizer, params, i):
+    """As a list, as JSON gives them, whose values change in place the next time."""
+    group = group_of(optimizer, i)
+    if isinstance(group.get("betas"), list):
+        group["betas"][0] = 0.5 + 0.1 * i
+    elif "betas" in group:
+        group["betas"] = list(group["betas"])
+
+
 CHANGES = {
     "move": change_data(torch.clone),
     "flip": change_data(flipped),
@@ -99,6 +108,9 @@ CHANGES = {
     "lr": lambda o, params, i: group_of(o, i).update(lr=0.03 * (1 + i)),
     "weight decay": lambda o, params, i: group_of(o, i).update(weight_decay=0.1 * i),
     "maximize": lambda o, params, i: group_of(o, i).update(maximize=not group_of(o, i)["maximize"]),
+    "betas": change_betas,
+    "new list of groups": lambda o, params, i: setattr(o, "param_groups", list(o.param_groups)),
+    "new table of states": lambda o, params, i: setattr(o, "state", o.state.copy()),
     "new group": lambda o, params, i: o.param_groups.__setitem__(0, dict(o.param_groups[0])),
     "order": lambda o, params, i: group_of(o, i)["params"].reverse(),
     "load": lambda o, params, i: o.load_state_dict(copy.deepcopy(o.state_dict())),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 
@@ -193,6 +194,7 @@ def test_step_hooks(method):
     cls, _ = classes(method)
     params = parameters()
     optimizer = cls(params)
+    train(optimizer, params, 3)
     calls = []
     handles = [
         optimizer.register_step_pre_hook(lambda o, args, kwargs: calls.append(("before", o, params[0]._version))),
@@ -211,6 +213,47 @@ def test_step_hooks(method):
     handle.remove()
     optimizer.register_step_pre_hook(lambda o, args, kwargs: 1)
     with pytest.raises(RuntimeError, match="must return None or a tuple"):
+        optimizer.step()
+
+
+@methods
+def test_hooks_of_one_kind_at_a_time(method):
+    """Registered after steps without any, and removed again."""
+    cls, _ = classes(method)
+    params = parameters()
+    optimizer = cls(params)
+    calls = []
+    for register in (
+        optimizer.register_step_pre_hook,
+        optimizer.register_step_post_hook,
+        register_optimizer_step_pre_hook,
+        register_optimizer_step_post_hook,
+    ):
+        train(optimizer, params, 3)
+        handle = register(lambda o, args, kwargs: calls.append(o))
+        train(optimizer, params, 2)
+        handle.remove()
+    assert len(calls) == 8
+
+
+@stateful
+def test_options_of_ours_may_change(method, arguments):
+    """Between steps; each step is that of an optimizer that was made with them, from the same states."""
+    cls, _ = classes(method)
+    params, others = parameters(torch.float64), parameters(torch.float64)
+    optimizer = cls(params, **arguments)
+    for max_norm, ema_decay in ((None, None), (0.1, None), (0.2, None), (0.2, 0.9), (0.2, 0.5), (None, 0.5)):
+        optimizer.max_norm, optimizer.ema_decay = max_norm, ema_decay
+        other = cls(others, max_norm=max_norm, ema_decay=ema_decay, **arguments)
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        for _ in range(3):
+            train(optimizer, params, 1)
+            train(other, others, 1)
+            assert all(torch.equal(p, q) for p, q in zip(params, others, strict=True))
+        if ema_decay:
+            assert all(torch.equal(p, q) for p, q in zip(optimizer.averages(), other.averages(), strict=True))
+    optimizer.max_norm = -1.0
+    with pytest.raises(ValueError, match="max_norm"):
         optimizer.step()
 
 

@@ -60,12 +60,13 @@ class BucketOf : public Bucket {
   }
   void step(const launch::Context& context, launch::Step call) const override {
     if (counters.empty()) return launch::step(context, call, rows_);
-    std::vector<double> counts;
-    for (const StepCounter& counter : counters) counts.push_back(counter.get());
-    if (std::equal(counts.begin() + 1, counts.end(), counts.begin())) {
-      call.step.value = static_cast<std::uint64_t>(counts[0]) + 1;
+    const double first = counters[0].get();
+    if (std::all_of(counters.begin(), counters.end(), [first](const auto& c) { return c.get() == first; })) {
+      call.step.value = static_cast<std::uint64_t>(first) + 1;
       launch::step(context, call, rows_);
     } else {
+      std::vector<double> counts;
+      for (const StepCounter& counter : counters) counts.push_back(counter.get());
       std::vector<double> distinct(counts);
       std::sort(distinct.begin(), distinct.end());
       distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());

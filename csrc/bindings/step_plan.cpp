@@ -4,9 +4,12 @@
 #include <atomic>
 #include <cmath>
 #include <memory>
+#include <optional>
+#include <unordered_map>
 
 #include "dlpack.h"
 #include "step_bucket.h"
+#include "step_settings.h"
 
 namespace fusedstep {
 namespace {
@@ -94,6 +97,9 @@ launch::Step configure(Method method, const py::tuple& options) {
   return call;
 }
 
+// A step that writes no more, some 20 us, keeps Python's lock: to give it back and take it again costs 0.15 us.
+constexpr std::int64_t kLockedBytes = 1 << 20;
+
 // What a step has besides its options: numbers, or 0-d arrays where the device is to read them.
 struct StepExtras {
   py::handle multiplier, max_norm, skip;
@@ -146,16 +152,19 @@ class StepPlan {
       entries_.emplace_back(py::reinterpret_borrow<py::object>(param), py::reinterpret_borrow<py::object>(dict));
     }
     // Buckets hold the rows of a group by their types: each parameter is looked up.
+    std::unordered_multimap<PyObject*, Place*> waiting;
+    for (Place& place : places_) {
+      if (place.has_gradient) waiting.emplace(place.param.ptr(), &place);
+    }
     for (std::size_t b = 0; b < columns_.size(); ++b) {
       const auto names = py::reinterpret_borrow<py::tuple>(keys[b]);
       for (std::size_t i = 0; i < buckets_[b]->count(); ++i, ++row) {
         const py::object& p = columns_[b][0][i];
-        const auto place = std::find_if(places_.begin(), places_.end(), [&](const Place& x) {
-          return x.param.ptr() == p.ptr() && x.has_gradient && x.row == 0;
-        });
-        if (place == places_.end()) return false;
+        const auto found = waiting.find(p.ptr());
+        if (found == waiting.end()) return false;
         rows_.push_back({b, i, Known(p), Known(columns_[b][1][i]), nullptr});
-        place->row = rows_.size();
+        found->second->row = rows_.size();
+        waiting.erase(found);
         if (!rows_.back().param.is_known() || !rows_.back().gradient.is_known()) return false;
         if (names.empty()) continue;
         const py::object dict = state[p];
@@ -179,6 +188,19 @@ class StepPlan {
     if (!groups_match(groups, gradients) || !state_matches(state) || !options_match(options)) return false;
     execute(extras);
     return true;
+  }
+
+  // What `run_attached` was just called with, on the optimizer that the plan is attached to.
+  void remember(const py::dict& attributes, const py::tuple& keys, const py::tuple& hooks) {
+    settings_.remember(attributes, keys, hooks);
+  }
+
+  // The step on the gradients of now, where the optimizer's settings are the remembered ones too.
+  bool run_again(const py::dict& attributes) {
+    if (!settings_.are_those_of(attributes)) return false;
+    const py::object max_norm = settings_.max_norm();
+    return run_attached(settings_.groups(), settings_.state(), options_,
+                        {one_, max_norm, py::none(), settings_.ema_decay()});
   }
 
  private:
@@ -239,7 +261,9 @@ class StepPlan {
       columns_.back().emplace_back();
       for (const Array& array : input.column(c)) {
         const char* begin = array.as<const char>();
-        if (c != 1 && array.size != 0) written_.emplace_back(begin, begin + array.size * array.itemsize);
+        if (c == 1 || array.size == 0) continue;
+        written_.emplace_back(begin, begin + array.size * array.itemsize);
+        written_bytes_ += array.size * array.itemsize;
       }
     }
     for (std::size_t c = 0; c < 2; ++c) {
@@ -361,6 +385,8 @@ class StepPlan {
     return now;
   }
 
+  Py_ssize_t group_at(std::size_t bucket) const { return static_cast<Py_ssize_t>(buckets_[bucket]->group); }
+
   void execute(const StepExtras& extras) {
     Arrays arrays;
     std::vector<launch::Step> calls;
@@ -371,7 +397,7 @@ class StepPlan {
     if (!extras.skip.is_none()) skip = arrays.take_scalar(extras.skip, "skip", Dtype::kInt32, false);
     for (std::size_t b = 0; b < buckets_.size(); ++b) {
       launch::Step call = calls_[buckets_[b]->group];
-      call.lr = arrays.number(options_[buckets_[b]->group][py::int_(0)], "lr");
+      call.lr = arrays.number(PyTuple_GET_ITEM(PyTuple_GET_ITEM(options_.ptr(), group_at(b)), 0), "lr");
       call.multiplier = multiplier;
       call.ema_decay = extras.ema_decay;
       call.skip = skip.as<const std::int32_t>();
@@ -380,7 +406,8 @@ class StepPlan {
     }
     const bool clips = !extras.max_norm.is_none();
     const double max_norm = clips ? extras.max_norm.cast<double>() : 0;
-    const py::gil_scoped_release unlocked;
+    std::optional<py::gil_scoped_release> unlocked;
+    if (written_bytes_ > kLockedBytes) unlocked.emplace();
     const launch::Scope scope(context);
     const double factor = clips ? clipping_factor(max_norm, norm(context) * std::fabs(multiplier.value)) : 1;
     for (std::size_t b = 0; b < buckets_.size(); ++b) {
@@ -397,11 +424,14 @@ class StepPlan {
   std::vector<std::vector<std::vector<py::object>>> columns_;  // of each bucket: parameters and gradients
   std::vector<py::object> steps_, extra_;
   std::vector<std::pair<const char*, const char*>> written_;
+  std::int64_t written_bytes_ = 0;
   std::vector<std::size_t> group_sizes_;
   std::vector<Place> places_;
   std::vector<Row> rows_;
   std::vector<StateTensor> states_;
   std::vector<std::pair<py::object, py::object>> entries_;
+  StepSettings settings_;
+  py::float_ one_{1.0};
   launch::Context context_;
   std::atomic<bool> busy_{false};
 };
@@ -412,6 +442,8 @@ void bind_step_plan(py::module_& m) {
   py::class_<StepPlan>(m, "StepPlan", py::module_local())
       .def(py::init<const std::string&, const py::list&, const py::tuple&>())
       .def("attach", &StepPlan::attach)
+      .def("remember", &StepPlan::remember)
+      .def("run_again", &StepPlan::run_again)
       .def("run", [](StepPlan& plan, py::handle multiplier, py::handle max_norm, double ema_decay,
                      py::handle skip) { plan.run({multiplier, max_norm, skip, ema_decay}); })
       .def("run_attached", [](StepPlan& plan, const py::list& groups, const py::dict& state, const py::tuple& options,

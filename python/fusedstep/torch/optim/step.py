@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from torch.autograd import _profiler_enabled
+from torch.compiler import is_compiling
 from torch.optim import optimizer as _torch_optimizer
 
 from ...ops._dispatch import increment_versions, module_for
@@ -88,24 +90,36 @@ class FusedStep:
         if values == self._values:
             return self._options
         self._options = tuple(self._group_options(v) for v in values)
-        # A tensor's value may change behind its back.
-        self._values = [] if any(_has_tensor(v) for v in values) else values
+        self._values = values if all(map(_is_fixed, values)) else []
         return self._options
 
-    @torch.compiler.disable
     def step(self, closure=None):
         """One optimization step; returns what `closure` returns, which is called first with gradients enabled."""
+        if is_compiling():
+            return self._untraced_step(closure)
+        plan = self._plan
+        if closure is None and plan is not None and not _profiler_enabled() and plan.run_again(self.__dict__):
+            try:
+                _increment(self._written)
+            except (TypeError, RuntimeError):
+                increment_versions(self._written)
+            return None
+        return self._checked_step(closure)
+
+    step.hooked = True  # hooks are called and the profiler is told below, only where there are any
+
+    def _checked_step(self, closure):
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
             or _torch_optimizer._global_optimizer_pre_hooks
             or _torch_optimizer._global_optimizer_post_hooks
-            or torch.autograd._profiler_enabled()
+            or _profiler_enabled()
         ):
             return _observed_step(self, closure)
         return self._step(closure)
 
-    step.hooked = True  # hooks are called and the profiler is told above, only where there are any
+    _untraced_step = torch.compiler.disable(_checked_step)
 
     def _step(self, closure=None):
         loss = None
@@ -125,11 +139,17 @@ class FusedStep:
             self.param_groups, self.state, options, multiplier, self.max_norm, ema_decay, skip
         ):
             increment_versions(self._written)
+            self._remember(multiplier, skip)
             return loss
         self._plan = None
         with torch.no_grad():
             self._new_step(options, multiplier, skip)
         return loss
+
+    def _remember(self, multiplier, skip) -> None:
+        """Let `step` run the plan at once, as long as all stays as it was just checked."""
+        if self._values and skip is None and type(multiplier) is float and multiplier == 1.0:
+            self._plan.remember(self.__dict__, self._keys, _HOOKS_OF_ALL)
 
     def _scaling(self):
         """(grad_multiplier, whether to skip) as GradScaler has left them on this optimizer."""
@@ -173,6 +193,7 @@ class FusedStep:
             plan, keys = plan
             if plan.attach(self.param_groups, self.state, keys):
                 self._plan = plan
+                self._remember(multiplier, skip)
 
     def _clip_all(self, rows: list[Row], multiplier):
         if self.max_norm is None:
@@ -256,12 +277,16 @@ class FusedStep:
                     self.state[p][name] = value.to(device=p.device, dtype=self._wide(p))
 
 
-def _has_tensor(values: tuple) -> bool:
-    return any(isinstance(x, torch.Tensor) or (isinstance(x, tuple) and _has_tensor(x)) for x in values)
+def _is_fixed(value) -> bool:
+    """Whether a hyper-parameter cannot change in place: a tensor's or a list's values may."""
+    return all(map(_is_fixed, value)) if isinstance(value, tuple) else isinstance(value, _FIXED)
 
 
 def _on(device, value):
     return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
+_increment = getattr(torch._C, "_increment_version", increment_versions)  # without two frames around it
+_FIXED = (bool, int, float, type(None))
+_HOOKS_OF_ALL = (_torch_optimizer._global_optimizer_pre_hooks, _torch_optimizer._global_optimizer_post_hooks)
 _observed_step = torch.optim.Optimizer.profile_hook_step(FusedStep._step)
