@@ -255,3 +255,34 @@ def test_torch_compile_breaks_its_graph_there():
     tracked = torch.ones(4, requires_grad=True)
     with pytest.raises(RuntimeError, match="'x' requires a gradient"):
         torch.compile(lambda x: ops.dropout(x, 0.5, seed=0), backend="eager")(tracked)
+
+
+UNREADABLE = {**LAYOUTS, "meta": (lambda x: x.to("meta"), "is on the meta device, where there are no values")}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE.keys() - {"masked"})
+@pytest.mark.parametrize("key", [*STEPS, "global_norm", "dropout", "dropout_backward, relu", "bias_activation"])
+def test_what_has_no_plain_memory(key, kind):
+    """Each argument of what the kernels see first."""
+    make, words = UNREADABLE[kind]
+    for name in on_torch(key).arrays:
+        call = on_torch(key)
+        if call.arrays[name].ndim < 2 and kind != "meta":
+            continue
+        call.arrays[name] = make(call.arrays[name])
+        versions = {n: t._version for n, t in call.arrays.items() if n != name}
+        with pytest.raises(TypeError, match=f"'{name}' {words}"):
+            call.run(ops)
+        assert {n: t._version for n, t in call.arrays.items() if n != name} == versions
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_in_lists_and_in_half(dtype):
+    good, bad = (torch.ones(3, dtype=dtype) for _ in range(2))
+    with pytest.raises(TypeError, match=r"'grads\[1\]' has the layout sparse_coo"):
+        ops.sgd_step([good, bad], [torch.ones_like(good), torch.ones_like(good).to_sparse()], lr=0.1)
+
+
+def test_under_torch_func():
+    with pytest.raises(TypeError, match=r"'x' is wrapped by torch\.func"):
+        torch.vmap(lambda x: ops.dropout(x, 0.5, seed=0))(torch.ones(4, 3))

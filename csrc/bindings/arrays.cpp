@@ -133,6 +133,8 @@ py::object capsule_of(py::handle object, const Array& array, Accept accept, bool
   if (!detached && py::bool_(py::getattr(object, "requires_grad", py::bool_(false)))) {
     return capsule_of(object.attr("detach")(), array, accept, bfloat16, true);
   }
+  const py::object reason = py::module_::import("fusedstep.backend").attr("why_unreadable")(object);
+  if (!reason.is_none()) throw py::type_error(array.label() + " " + reason.cast<std::string>());
   if (!py::hasattr(object, "dtype")) throw error;
   const std::string dtype = py::str(object.attr("dtype"));
   // ml_dtypes' bfloat16 is exported neither through DLPack nor as a buffer.
@@ -283,7 +285,7 @@ Array Arrays::take(py::handle object, const char* name, Accept accept, std::int6
   }
   if (array.size != 0 && t.data == nullptr) {
     throw py::value_error(array.label() +
-                          " has no memory of its own (a fake tensor, or one of zeros that are nowhere)");
+                          " has no memory of its own (a fake or a wrapping tensor, or one of zeros that are nowhere)");
   }
   const bool bytes = t.dtype.bits % 8 == 0;
   if (bytes && array.size != 0 && reinterpret_cast<std::uintptr_t>(array.data) % array.itemsize != 0) {
