@@ -8,6 +8,7 @@
 #include "../math/activations.h"
 #include "../math/half.h"
 #include "../math/philox.h"
+#include "philox_vector.h"
 
 namespace fusedstep {
 namespace {
@@ -28,10 +29,15 @@ struct LaneBuffer {
   const Lane* lanes() const { return reinterpret_cast<const Lane*>(words); }
 
   void fill(std::uint64_t block, std::int64_t blocks, DropoutKey key) {
+#if defined(FUSEDSTEP_PHILOX_VECTOR)
+    static_assert(kDropoutBlocks % kPhiloxBlocks == 0, "philox_blocks makes whole vectors");
+    philox_blocks(block, blocks, key.offset, key.seed, words);
+#else
 #pragma omp simd
     for (std::int64_t i = 0; i < blocks; ++i) {
       philox(block + static_cast<std::uint64_t>(i), key.offset, key.seed, words[2 * i], words[2 * i + 1]);
     }
+#endif
   }
 };
 

@@ -10,6 +10,8 @@ namespace fusedstep {
 namespace {
 
 constexpr int kLanesPerBlock = 8;  // 16-bit lanes in the 128 bits of one counter
+constexpr std::uint32_t kPhiloxFactor0 = 0xD2511F53u, kPhiloxFactor1 = 0xCD9E8D57u;
+constexpr std::uint32_t kPhiloxKey0 = 0x9E3779B9u, kPhiloxKey1 = 0xBB67AE85u;  // added to the key in each round
 
 // Words of 32 bits and their products. On CPUs words are held in 64 bits: so written, compilers turn the products into
 // vector instructions (five times as fast). nvcc has to be told of the instruction that GPUs have.
@@ -39,14 +41,14 @@ FUSEDSTEP_HD void philox(std::uint64_t block, std::uint64_t offset, std::uint64_
 #pragma GCC unroll 10
 #endif
   for (int round = 0; round < 10; ++round) {
-    const std::uint64_t product0 = philox_product(0xD2511F53u, c0);
-    const std::uint64_t product1 = philox_product(0xCD9E8D57u, c2);
+    const std::uint64_t product0 = philox_product(kPhiloxFactor0, c0);
+    const std::uint64_t product1 = philox_product(kPhiloxFactor1, c2);
     c0 = static_cast<PhiloxWord>(product1 >> 32) ^ c1 ^ k0;
     c1 = static_cast<PhiloxWord>(product1) & mask;
     c2 = static_cast<PhiloxWord>(product0 >> 32) ^ c3 ^ k1;
     c3 = static_cast<PhiloxWord>(product0) & mask;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    k0 += kPhiloxKey0;
+    k1 += kPhiloxKey1;
   }
   low = c0 | std::uint64_t{c1} << 32;
   high = c2 | std::uint64_t{c3} << 32;
