@@ -138,8 +138,9 @@ struct ValueKernels {
   void (*input_gradient[2])(const T* dy, const T* x, T* dx, ChannelShape shape, std::int64_t begin, std::int64_t end,
                             ChannelScalars<A> s, const A* scale, const A* mean_t, const A* mean_t_xhat);  // [relu]
 
-  // Dropout of the indices [begin, end), pointers to index 0; begin is a multiple of 8.
+  // Dropout of the indices [begin, end), pointers to index 0. `dropout_streamed` writes around the cache, not in place.
   void (*dropout[2])(const T* x, T* y, std::int64_t begin, std::int64_t end, DropoutKey key, A scale);  // [relu]
+  void (*dropout_streamed[2])(const T* x, T* y, std::int64_t begin, std::int64_t end, DropoutKey key, A scale);
   void (*dropout_strided[2])(const T* x, std::int64_t x_stride, T* y, std::int64_t y_stride, std::int64_t first_index,
                              std::int64_t n, DropoutKey key, A scale);
   void (*dropout_relu_backward)(const T* dy, const T* y, T* dx, std::int64_t n, A scale);

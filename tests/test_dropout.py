@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
+from bits import ALL_DTYPES, assert_same_bits, at_offset
 from fusedstep.reference.dropout import philox4x32
 
 BOTH = pytest.mark.parametrize("module", [fs.ops, fs.reference], ids=["ops", "reference"])
 ONES = 0xFFFFFFFF
+STREAMED = 64 << 20  # bytes of a result from which it is written around the cache
 
 
 @pytest.mark.parametrize(
@@ -81,3 +83,36 @@ def test_in_place_and_offset_changes_the_mask(module):
     assert not np.array_equal(first, module.dropout(x, 0.5, seed=1, offset=1))
     assert module.dropout(x, 0.5, seed=1, offset=0, out=x) is x
     assert np.array_equal(x, first)
+
+
+@pytest.mark.parametrize("dtype", ALL_DTYPES)
+def test_large_results(isa, dtype):
+    """Those written around the cache, into memory in use and into new memory, have the bits of those in place."""
+    if isa == "cuda":
+        pytest.skip("of the CPU's kernels alone; too slow in the emulator")
+    size = STREAMED // np.dtype(dtype).itemsize
+    values = np.linspace(-4, 4, 1003).astype(dtype)
+    for n, offset, relu in ((size - 1, 0, False), (size, 0, True), (size + 1029, 1, False), (size + 5, 13, True)):
+        x = np.resize(values, n)
+        used = at_offset(x, offset)
+        given = {"seed": n, "offset": 2**63 + 7, "relu": relu}
+        fs.ops.dropout(x, 0.3, **given, out=used)
+        new = fs.ops.dropout(x, 0.3, **given)
+        assert fs.ops.dropout(x, 0.3, **given, out=x) is x
+        for name, y in {"used": used, "new": new}.items():
+            assert (y.view(f"u{y.itemsize}") == x.view(f"u{y.itemsize}")).all(), (name, n)
+        assert_same_bits("first", used[:5000], fs.reference.dropout(np.resize(values, 5000), 0.3, **given))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("seed, offset", [(0, 0), (2**64 - 1, 2**64 - 1), (2**32, 2**32 - 1), (2**63 + 5, 2**40 + 3)])
+def test_pieces_that_begin_anywhere(dtype, seed, offset, isa, threads):
+    """The kernel's pieces begin where a line of the result does, whatever the index in a block of random bits."""
+    x = np.random.default_rng(0).normal(size=40_007).astype(dtype)
+    expected = fs.reference.dropout(x, 0.5, seed=seed, offset=offset)
+    for begin in (0, 1, 2, 3, 7, 8, 15, 17, 31, 32):
+        memory = np.full(x.size + 64, 7, dtype)
+        out = memory[begin : begin + x.size]
+        fs.ops.dropout(x, 0.5, seed=seed, offset=offset, out=out)
+        assert_same_bits(f"from {begin}", out, expected)
+        assert (memory[:begin] == 7).all() and (memory[begin + x.size :] == 7).all()

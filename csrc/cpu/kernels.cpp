@@ -39,8 +39,10 @@ constexpr ValueKernels<T> value_kernels() {
   k.gradient_leaf[1] = &gradient_leaf<true, T>;
   k.input_gradient[0] = &input_gradient_range<false, T>;
   k.input_gradient[1] = &input_gradient_range<true, T>;
-  k.dropout[0] = &dropout_range<false, T>;
-  k.dropout[1] = &dropout_range<true, T>;
+  k.dropout[0] = &dropout_range<false, false, T>;
+  k.dropout[1] = &dropout_range<true, false, T>;
+  k.dropout_streamed[0] = &dropout_range<false, true, T>;
+  k.dropout_streamed[1] = &dropout_range<true, true, T>;
   k.dropout_strided[0] = &dropout_strided<false, T>;
   k.dropout_strided[1] = &dropout_strided<true, T>;
   k.dropout_relu_backward = &dropout_relu_backward<T>;
