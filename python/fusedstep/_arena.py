@@ -22,9 +22,13 @@ def aligned_zeros(size: int, dtype) -> np.ndarray:
     """
     dtype = np.dtype(dtype)
     length = size * dtype.itemsize
-    raw = np.zeros(length + _PAGE + ALIGNMENT, np.uint8)
+    return placed(np.zeros(length + _PAGE + ALIGNMENT, np.uint8), length).view(dtype)
+
+
+def placed(raw: np.ndarray, length: int) -> np.ndarray:
+    """The part of `raw` in which the next buffer of `length` bytes lies, somewhere in its first page."""
     start = -raw.ctypes.data % ALIGNMENT + next(_slots) * _STAGGER % _PAGE
-    return raw[start : start + length].view(dtype)
+    return raw[start : start + length]
 
 
 def padded(size: int, dtype) -> int:

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 
 from .. import reference
+from .._result_memory import empty_array, empty_tensor
 from ..backend import cuda, namespace, native, why_unreadable
 from ..reference.arrays import FLOATING
 from ..reference.scalars import read_number, read_step_scalars
@@ -142,13 +143,13 @@ def first_of(name: str, arrays):
 
 def empty_like(name: str, x):
     if isinstance(x, np.ndarray):
-        return np.empty_like(x)
+        return empty_array(x)
     library = namespace(x)
     if library.__name__ == "cupy":
         with x.device:
             return library.empty_like(x)
     try:
-        return library.empty_like(x)
+        return empty_tensor(library, x) if library.__name__ == "torch" else library.empty_like(x)
     except (RuntimeError, TypeError):
         require_readable(name, x)
         raise

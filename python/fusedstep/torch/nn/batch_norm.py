@@ -6,8 +6,8 @@ import torch
 from torch.autograd import Function
 
 from ... import ops
+from ..._result_memory import empty_tensor
 from ._autograd import REFUSAL
-from ._memory import empty_like
 
 
 class _Normalize(Function):
@@ -25,7 +25,6 @@ class _Normalize(Function):
             momentum=momentum,
             eps=eps,
             relu=relu,
-            out=empty_like(x),
         )
         if count is not None:
             count.add_(1)  # together with the statistics, or not at all
@@ -63,7 +62,7 @@ class _Gradients(Function):
 def _gradients(dy, x, weight, bias, mean, var, settings):
     """`ops.batch_norm_backward`"""
     eps, relu, training, bias_dtype = settings
-    dx, dbias = empty_like(x), None
+    dx, dbias = empty_tensor(torch, x), None
     if not _same_strides(dy, x):  # torch gives gradients of any strides, an expanded one for a sum
         dy = dx.copy_(dy)
     if bias is None and bias_dtype is not None:

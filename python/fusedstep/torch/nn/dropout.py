@@ -7,7 +7,6 @@ from torch.autograd import Function
 
 from ... import ops
 from ._autograd import REFUSAL
-from ._memory import empty_like
 
 _SEEDS = 2**63 - 1
 
@@ -20,14 +19,14 @@ class _Drop(Function):
         ctx.p, ctx.seed = p, seed
         if inplace:
             ctx.mark_dirty(x)
-        return ops.dropout(x, p, seed=seed, out=x if inplace else empty_like(x))
+        return ops.dropout(x, p, seed=seed, out=x if inplace else None)
 
     @staticmethod
     def backward(ctx, dy):
         # It is linear and its own transpose, so that it serves as its own gradient, however often.
         if torch.is_grad_enabled():
             return _Drop.apply(dy, ctx.p, ctx.seed, False), None, None, None
-        return ops.dropout_backward(dy, ctx.p, seed=ctx.seed, out=empty_like(dy)), None, None, None
+        return ops.dropout_backward(dy, ctx.p, seed=ctx.seed), None, None, None
 
     @staticmethod
     def jvp(ctx, *_):
