@@ -150,7 +150,7 @@ def test_without_the_system_s_advices(monkeypatch):
 
 
 @reused
-def test_too_much(monkeypatch):
+def test_too_much():
     with pytest.raises(MemoryError):
         _result_memory.take(1 << 60)
 
@@ -170,7 +170,7 @@ def test_threads_never_share():
         thread.start()
     for thread in threads:
         thread.join()
-    assert not errors and len(_result_memory._idle) <= len(threads)
+    assert not errors and len(_result_memory._idle) <= 2 * len(threads)  # the last result and the next
 
 
 def test_layouts_and_dtypes_of_arrays():
