@@ -224,3 +224,17 @@ def test_autograd_s_rules():
     values = torch.randn(100, 30, requires_grad=True)
     module(values).square().sum().backward()
     assert values.grad.data_ptr() % 64 == 0
+
+
+def test_states_of_torch_s_optimizers():
+    torch = pytest.importorskip("torch")
+    params = [torch.nn.Parameter(torch.ones(30, 100).bfloat16()), torch.nn.Parameter(torch.ones(5))]
+    optimizer = fs.torch.optim.Adam(params, ema_decay=0.5, state_dtype=torch.float32)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    states = [optimizer.state[params[0]][name] for name in ("exp_avg", "exp_avg_sq", "ema")]
+    assert all(s.data_ptr() % 64 == 0 and s.dtype == torch.float32 and not s.requires_grad for s in states)
+    assert len({s.data_ptr() % 4096 for s in states}) == 3
+    expected = [optimizer.state[params[1]][name][0] for name in ("exp_avg", "exp_avg_sq", "ema")]
+    assert [s.unique().item() for s in states[:2]] == [e.item() for e in expected[:2]]

@@ -78,11 +78,13 @@ def empty_array(x: np.ndarray) -> np.ndarray:
     return np.ndarray(x.shape, x.dtype, take(x.nbytes), order=order)
 
 
-def empty_tensor(torch, x):
-    """`torch.empty_like(x)`"""
-    if not x.is_cpu or x.layout is not torch.strided or x.numel() * x.itemsize < LARGE:
-        return torch.empty_like(x)
+def empty_tensor(torch, x, dtype=None):
+    """`torch.empty_like(x, dtype=dtype)`"""
+    dtype = x.dtype if dtype is None else dtype
+    plain = type(x) in (torch.Tensor, torch.nn.Parameter) and x.is_cpu and x.layout is torch.strided
+    if not plain or x.numel() * dtype.itemsize < LARGE:
+        return torch.empty_like(x, dtype=dtype)
     layout = torch.empty_like(x, device="meta")
-    memory = torch.from_numpy(take(x.numel() * x.itemsize)).untyped_storage()
+    memory = torch.from_numpy(take(x.numel() * dtype.itemsize)).untyped_storage()
     # A tensor of its own, not a view of one: autograd forbids to change the view that a Function returned.
-    return torch.empty(0, dtype=x.dtype, device="cpu").set_(memory, 0, layout.size(), layout.stride())
+    return torch.empty(0, dtype=dtype, device="cpu").set_(memory, 0, layout.size(), layout.stride())

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..._result_memory import empty_tensor
+
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -63,7 +65,7 @@ def make_row(optimizer, index: int, p, names: tuple[str, ...]) -> Row:
         row.states.append(_fitting(state, name, tensor, p, wide))
     if averages:
         average = state.get("ema")
-        average = p.detach().to(wide, copy=True) if average is None else average
+        average = empty_tensor(torch, p.detach(), wide).copy_(p) if average is None else average
         row.ema = _fitting(state, "ema", average, p, wide)
     row.written += [*row.states, *([] if row.ema is None else [row.ema])]
     if len({tensor.dtype for tensor in row.written[1:]}) > 1:
@@ -78,7 +80,7 @@ def initial_state(optimizer, p) -> torch.Tensor:
     """A new state of the parameter `p`: zeros, or what AdaGrad's sums begin with (torch looks at no group for it)."""
     start = optimizer.defaults.get("initial_accumulator_value", 0.0)
     start = complex(start, start) if p.is_complex() else start
-    return torch.full_like(p, start, dtype=optimizer._wide(p), memory_format=torch.preserve_format, requires_grad=False)
+    return empty_tensor(torch, p.detach(), optimizer._wide(p)).fill_(start)
 
 
 def _sparse_message(method: str) -> str:
