@@ -11,7 +11,6 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from ._device import as_host, get_device, host_copy, loss_value
 from ._training_checks import finite_on_disk
@@ -119,6 +118,8 @@ class Progress:
 
 def run_epochs(run: Run, epochs: int, validate: Callable[[], dict] | None, progress) -> None:
     """Train until `epochs` epochs are done, or something ends the run."""
+    from tqdm import tqdm  # here, as its import takes as long as that of this package's models and optimizers
+
     title = progress if isinstance(progress, str) else None
     total, done = epochs * len(run.batches), run.epoch * len(run.batches) + run.progress.position
     bar = tqdm(total=total, initial=done, desc=title, disable=not progress, unit="batch")

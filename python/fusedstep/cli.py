@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import backend
+from . import __version__, backend
 from ._bench.command import add_bench_command
 from ._commands.messages import note
 from ._commands.predict import add_predict_command
@@ -68,7 +68,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fusedstep", description="Train neural networks with fused kernels.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"fusedstep {backend.info()['version']}")
+    parser.add_argument("--version", action="version", version=f"fusedstep {__version__}")
     commands = parser.add_subparsers(required=True, metavar="{info,train,predict,bench}")
 
     info = commands.add_parser("info", help="show the version, the backend and the instruction set in use")

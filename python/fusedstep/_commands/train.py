@@ -6,7 +6,6 @@ import argparse
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +159,8 @@ def _folder(options: argparse.Namespace, problem: Problem, config: dict | None) 
 
 
 def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     with suppress(PackageNotFoundError):
         return version(package)
     return None

@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from .. import _checks, backend
 from .. import metrics as _metrics
@@ -207,6 +206,8 @@ def _serial(task: Task, jobs) -> Iterator[Round]:
 
 
 def _parallel(task: Task, jobs, workers: int) -> Iterator[Round]:
+    from tqdm import tqdm
+
     joblib = require("joblib", extra="sklearn")
     try:
         parallel = joblib.Parallel(n_jobs=workers, return_as="generator")

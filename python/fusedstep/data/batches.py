@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 
@@ -269,6 +268,8 @@ class MiniBatches:
         return MemoryReader(self.arrays, order, self._device)
 
     def _ahead(self, calls: Iterator[Callable]) -> Iterator:
+        from concurrent.futures import ThreadPoolExecutor  # here, as it brings logging and few need it
+
         waiting = deque()
         pool = ThreadPoolExecutor(1, thread_name_prefix="fusedstep-prefetch")
         try:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._device import Device, is_cupy
 from .sources import Samples, Source
 from .windows import Windows
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 class MemoryReader:
@@ -64,7 +67,11 @@ class WindowReader:
         self._look = look
         self._stops = np.cumsum([len(windows.samples(blocks)) for blocks in self._blocks])
         self._place = np.zeros(windows.n_blocks, np.int64)  # of each block of the window in its buffers
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="fusedstep-read") if ahead else None
+        self._pool = None
+        if ahead:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="fusedstep-read")
         self._buffers = [
             [np.empty((windows.largest, *a.shape[1:]), a.dtype) if isinstance(a, Source) else None for a in arrays]
             for _ in range(2 if ahead else 1)
