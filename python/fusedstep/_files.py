@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import json
 import os
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ def atomic_write(path: str | os.PathLike, data: bytes) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder of '{path}' does not exist")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
         # "x" and not tempfile, whose files nobody else may read: the result has the permissions of any other file.
         with open(temporary, "xb") as file:
