@@ -307,15 +307,6 @@ print(first, fs.get_num_threads(), fs.info()["problem"])
     assert run(code) == ["3 3 None"]
 
 
-def test_import_loads_nothing_heavy():
-    code = """
-import sys, fusedstep
-heavy = {"torch", "sklearn", "matplotlib", "scipy", "joblib", "pandas", "cupy", "threadpoolctl"}
-print(sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
-"""
-    assert run(code) == ["[]"]
-
-
 def test_info():
     told = fs.info()
     assert json.loads(json.dumps(told)) == told

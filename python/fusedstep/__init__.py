@@ -1,6 +1,6 @@
 """Fused kernels for the training of neural networks, on the user's own arrays.
 
-Each part is imported when it is first asked for: `import fusedstep` itself takes a millisecond.
+`import fusedstep` loads the kernels; each other part comes when it is first asked for.
 """
 
 __version__ = "0.1.0"
@@ -8,9 +8,11 @@ __version__ = "0.1.0"
 import importlib
 from typing import TYPE_CHECKING
 
+from . import ops, reference
+from .backend import available_isas, get_num_threads, info, set_num_threads
+
 if TYPE_CHECKING:
-    from . import callbacks, data, metrics, model_selection, nn, ops, optim, reference
-    from .backend import available_isas, get_num_threads, info, set_num_threads
+    from . import callbacks, data, metrics, model_selection, nn, optim
     from .evaluation import evaluate, predict
     from .history import History
     from .training import fit
@@ -34,18 +36,15 @@ __all__ = [
     "set_num_threads",
 ]
 
-_HOMES = {  # the modules of those names that are no modules themselves
+# Threads may ask at once: Python's import locks see to it, as long as no part of fusedstep imports a module (nn.parameter)
+# ahead of its package. Else one thread waits for the package with the module's lock, another the other way round.
+_HOMES = {  # where the late names are that are no modules themselves
     "History": "history",
-    "available_isas": "backend",
     "evaluate": "evaluation",
     "fit": "training",
-    "get_num_threads": "backend",
-    "info": "backend",
     "predict": "evaluation",
-    "set_num_threads": "backend",
 }
 _MORE = {  # modules that `*` and dir() leave out: sklearn and torch need packages that may be missing
-    "backend",
     "checkpoint",
     "cross_validation",
     "evaluation",

@@ -12,7 +12,7 @@ from ._device import all_finite, as_host, get_device, is_cupy
 from ._transfer import device_dtype
 from .data import MiniBatches, Source
 from .data.sources import as_samples, is_on_disk
-from .nn.losses import Loss
+from .nn import Loss
 
 _PARTS = ("X", "y", "weights")
 

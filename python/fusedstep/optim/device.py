@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import ops
 from .._device import Device, describe, device_of, is_cupy
-from ..nn.parameter import Parameter
+from ..nn import Parameter
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 

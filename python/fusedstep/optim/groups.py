@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..nn.parameter import Parameter
+from ..nn import Parameter
 
 
 def make_groups(method: str, params: Iterable, defaults: dict) -> list[dict]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._device import device_of
-from ..nn.parameter import Parameter
+from ..nn import Parameter
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ import numpy as np
 from .._device import as_host, device_of
 from .._loop import host_weights
 from ..callbacks import Callback
-from ..nn.losses import Loss
+from ..nn import Loss
 
 
 class Scaled(Loss):
