@@ -36,7 +36,7 @@ __all__ = [
     "set_num_threads",
 ]
 
-# Threads may ask at once: Python's import locks see to it, as long as no part of fusedstep imports a module (nn.parameter)
+# Threads may ask at once: Python's import locks see to it, if no part imports a module (nn.parameter)
 # ahead of its package. Else one thread waits for the package with the module's lock, another the other way round.
 _HOMES = {  # where the late names are that are no modules themselves
     "History": "history",
