@@ -1,6 +1,6 @@
 """Fused kernels for the training of neural networks, on the user's own arrays.
 
-`import fusedstep` loads the kernels; each other part comes when it is first asked for.
+`import fusedstep` brings `ops` and `reference`; each other part comes when it is first asked for.
 """
 
 __version__ = "0.1.0"
