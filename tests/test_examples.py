@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import subprocess
@@ -10,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+import fusedstep as fs
+
 ROOT = Path(__file__).parents[1]
 FASHION = ROOT / "examples" / "fashion_mnist.py"
-EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {FASHION})
+TORCH, TORCH_FUSED = (ROOT / "examples" / f"torch_training{end}.py" for end in ("", "_fused"))
+EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {FASHION, TORCH_FUSED})
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(set(EXAMPLES) - {TORCH}), ids=lambda p: p.name)
 def test_example_runs(path, tmp_path):
     pytest.importorskip("sklearn")
     result = run(path, tmp_path)
@@ -45,7 +49,33 @@ def test_fashion_mnist_without_its_files(tmp_path):
     assert result.returncode == 0 and "apt-get install dataset-fashion-mnist" in result.stdout
 
 
+def test_torch_scripts_go_on_from_the_checkpoint_of_the_other(tmp_path):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("torch")
+    if fs.info()["backend"] == "reference":
+        pytest.skip("the reference takes no torch tensors")
+    epochs = []
+    for path in (TORCH, TORCH_FUSED, TORCH):
+        result = run(path, tmp_path)
+        assert result.returncode == 0, result.stderr
+        epochs += re.findall(r"epoch (\d+): loss .* accuracy (0\.\d+)", result.stdout)
+    assert [int(epoch) for epoch, _ in epochs] == list(range(1, 16))
+    assert all(float(accuracy) > 0.9 for _, accuracy in epochs[4:]), epochs
+
+
+def readme_blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+def code_of(path):
+    return path.read_text().partition('"""\n\n')[2]
+
+
 def test_readme_shows_the_examples():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    code = [path.read_text().partition('"""\n\n')[2] for path in EXAMPLES]
-    assert sorted(blocks) == sorted(code)
+    assert sorted(readme_blocks("python")) == sorted(map(code_of, EXAMPLES))
+
+
+def test_readme_shows_what_changes_in_a_torch_script():
+    before, after = (code_of(path).splitlines(keepends=True) for path in (TORCH, TORCH_FUSED))
+    changes = [line for line in difflib.unified_diff(before, after, n=0) if not line.startswith(("---", "+++", "@@"))]
+    assert readme_blocks("diff") == ["".join(changes)]
