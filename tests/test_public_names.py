@@ -176,13 +176,40 @@ def test_ops(name):
 
 def test_torch_names():
     torch = pytest.importorskip("torch")
-    for name in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW"):
-        assert issubclass(getattr(fs.torch.optim, name), getattr(torch.optim, name))
-        theirs, ours = arguments(getattr(torch.optim, name)), arguments(getattr(fs.torch.optim, name))
-        assert list(ours) == [*theirs, "max_norm", "ema_decay", "state_dtype"]
-    for name in ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout"):
-        assert issubclass(getattr(fs.torch.nn, name), getattr(torch.nn, name))
+    assert set(fs.torch.__all__) == {"OffloadedOptimizer", "nn", "optim", "replace_modules"}
+    optimizers, modules = fs.torch.optim.__all__, fs.torch.nn.__all__
+    assert set(optimizers) == {"SGD", "Adagrad", "RMSprop", "Adam", "AdamW"}
+    for name in optimizers:
+        ours = getattr(fs.torch.optim, name)
+        assert issubclass(ours, getattr(torch.optim, name))
+        theirs = arguments(getattr(torch.optim, name))
+        assert list(arguments(ours)) == [*theirs, "max_norm", "ema_decay", "state_dtype"]
+        assert list(inspect.signature(ours.averages).parameters) == ["self"]
+    assert set(modules) == {"BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout"}
+    for name in modules:
+        ours, theirs = getattr(fs.torch.nn, name), getattr(torch.nn, name)
+        assert issubclass(ours, theirs)
+        added = {"relu"} if name.startswith("BatchNorm") else set()
+        assert arguments(ours).keys() - {"args", "kwargs"} == arguments(theirs).keys() | added
     assert list(arguments(fs.torch.replace_modules)) == ["model", "back", "fuse_relu"]
+
+
+def test_the_names_of_torch_s_offloaded_optimizer():
+    torch = pytest.importorskip("torch")
+    offloaded = fs.torch.OffloadedOptimizer
+    assert issubclass(offloaded, torch.optim.Optimizer)
+    parameters = inspect.signature(offloaded).parameters
+    assert {name: p.default for name, p in parameters.items() if p.default is not p.empty} == {
+        "optimizer_class": fs.torch.optim.AdamW,
+        "master_dtype": torch.float32,
+        "pin_memory": None,
+        "bucket_size": 1 << 24,
+        "overlap_backward": False,
+        "max_norm": None,
+    }
+    by_name = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    assert list(parameters) == ["params", "optimizer_class", *by_name, "options"]
+    assert list(inspect.signature(offloaded.averages).parameters) == ["self"]
 
 
 def test_reference_has_the_same_names_and_arguments():
