@@ -126,14 +126,15 @@ struct ValueKernels {
   using A = Arithmetic<T>;
   void (*square_leaves)(const T* x, std::int64_t n, double* leaves);
 
-  // Batch norm. Leaves write [leaf * channels + c] for the channels [c0, c1), at most kWidth of them; ranges are of
-  // memory indices.
-  void (*moment_leaf)(const T* x, ChannelShape shape, std::int64_t leaf, std::int64_t c0, std::int64_t c1, A* means,
-                      A* squares);
+  // Batch norm. The leaves [leaf0, leaf1) write [leaf * channels + c] for the channels [c0, c1), at most kWidth of
+  // them; ranges are of memory indices.
+  void (*moment_leaves)(const T* x, ChannelShape shape, std::int64_t leaf0, std::int64_t leaf1, std::int64_t c0,
+                        std::int64_t c1, A* means, A* squares);
   void (*normalize[2])(const T* x, T* y, ChannelShape shape, std::int64_t begin, std::int64_t end,
                        ChannelScalars<A> s);  // [relu]
-  void (*gradient_leaf[2])(const T* dy, const T* x, ChannelShape shape, std::int64_t leaf, std::int64_t c0,
-                           std::int64_t c1, ChannelScalars<A> s, A* sums_t, A* sums_t_xhat);  // [relu]
+  void (*gradient_leaves[2])(const T* dy, const T* x, ChannelShape shape, std::int64_t leaf0, std::int64_t leaf1,
+                             std::int64_t c0, std::int64_t c1, ChannelScalars<A> s, A* sums_t,
+                             A* sums_t_xhat);  // [relu]
   // mean_t and mean_t_xhat are null in evaluation; s.weight is then still the affine weight, scale = weight * invstd.
   void (*input_gradient[2])(const T* dy, const T* x, T* dx, ChannelShape shape, std::int64_t begin, std::int64_t end,
                             ChannelScalars<A> s, const A* scale, const A* mean_t, const A* mean_t_xhat);  // [relu]

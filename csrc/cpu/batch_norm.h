@@ -19,37 +19,66 @@ struct LeafRange {
   std::int64_t count() const { return end - begin; }
 };
 
-// Walks a leaf of channel c, in logical order, as runs that are contiguous in memory:
-// f(first memory index, number of values, number of values before).
-template <class F>
-FUSEDSTEP_HD void for_channel_runs(ChannelShape s, std::int64_t c, LeafRange leaf, F f) {
-  for (std::int64_t i = leaf.begin; i < leaf.end;) {
-    const std::int64_t outer = i / s.inner, inside = i % s.inner;
-    const std::int64_t run = s.inner - inside < leaf.end - i ? s.inner - inside : leaf.end - i;
-    f((outer * s.channels + c) * s.inner + inside, run, i - leaf.begin);
-    i += run;
-  }
-}
-
-// Mean of x - first value, and sum of squared deviations, of one leaf: two passes over values that stay in the cache.
-// Here for the planes of one channel ...
+// The planes of channel c as one row of values, in logical order.
 template <class T>
-void moment_leaf_of_planes(const T* x, ChannelShape s, LeafRange leaf, std::int64_t c, Arithmetic<T>* mean,
-                           Arithmetic<T>* squares) {
+struct Planes {
+  const T* x;
+  ChannelShape shape;
+  std::int64_t c;
+
+  // A leaf, side by side: where it lies if that is in one plane, else copied to `buffer`.
+  const T* leaf(LeafRange leaf, T* buffer) const {
+    std::int64_t outer = leaf.begin / shape.inner, inside = leaf.begin % shape.inner;
+    if (inside + leaf.count() <= shape.inner) return plane(outer) + inside;
+    for (std::int64_t i = 0; i < leaf.count(); ++outer, inside = 0) {
+      const std::int64_t rest = leaf.count() - i, run = shape.inner - inside < rest ? shape.inner - inside : rest;
+      const T* __restrict source = plane(outer) + inside;
+      for (std::int64_t k = 0; k < run; ++k) buffer[i + k] = source[k];
+      i += run;
+    }
+    return buffer;
+  }
+
+ private:
+  const T* plane(std::int64_t outer) const { return x + (outer * shape.channels + c) * shape.inner; }
+};
+
+// Leaves of planes whose moments are found together.
+constexpr int kTogether = 4;
+
+// Mean of x - first value, and sum of squared deviations, of leaves: two passes over values that stay in the cache.
+// Here for the planes of one channel, kTogether leaves pass by pass: within one leaf, the second pass waits for the
+// end of the first, and the processor has too little to do and to load meanwhile ...
+template <class T>
+void moment_leaves_of_planes(const T* x, ChannelShape s, std::int64_t leaf0, std::int64_t leaf1, std::int64_t c,
+                             Arithmetic<T>* means, Arithmetic<T>* squares) {
   using A = Arithmetic<T>;
-  alignas(64) A buffer[kLeaf] = {};
+  alignas(64) T buffers[kTogether][kLeaf];
+  const T* leaves[kTogether];
+  const Planes<T> planes{x, s, c};
   const A first = widen(x[c * s.inner]);
-  for_channel_runs(s, c, leaf, [&](std::int64_t at, std::int64_t count, std::int64_t before) {
-    const T* __restrict source = x + at;
-    A* __restrict target = buffer + before;
-#pragma omp simd
-    for (std::int64_t i = 0; i < count; ++i) target[i] = widen(source[i]) - first;
-  });
-  const A m = sum_leaf(buffer, leaf.count()) / static_cast<A>(leaf.count());
-#pragma omp simd
-  for (std::int64_t i = 0; i < leaf.count(); ++i) buffer[i] = (buffer[i] - m) * (buffer[i] - m);
-  *mean = m;
-  *squares = sum_leaf(buffer, leaf.count());
+  for (std::int64_t begin = leaf0; begin < leaf1; begin += kTogether) {
+    const std::int64_t end = leaf1 - begin < kTogether ? leaf1 : begin + kTogether;
+    for (std::int64_t leaf = begin; leaf < end; ++leaf) {
+      const LeafRange range(s, leaf);
+      const T* __restrict values = leaves[leaf - begin] = planes.leaf(range, buffers[leaf - begin]);
+      Lanes<A> lanes;
+      for_lanes_of_leaf(range.count(), [&, values, first](std::int64_t i, std::int64_t j) {
+        lanes.values[j] += widen(values[i]) - first;
+      });
+      means[leaf * s.channels + c] = lanes.fold() / static_cast<A>(range.count());
+    }
+    for (std::int64_t leaf = begin; leaf < end; ++leaf) {
+      const T* __restrict values = leaves[leaf - begin];
+      const A mean = means[leaf * s.channels + c];
+      Lanes<A> lanes;
+      for_lanes_of_leaf(LeafRange(s, leaf).count(), [&, values, first, mean](std::int64_t i, std::int64_t j) {
+        const A d = (widen(values[i]) - first) - mean;
+        lanes.values[j] += d * d;
+      });
+      squares[leaf * s.channels + c] = lanes.fold();
+    }
+  }
 }
 
 // ... and for rows of up to kWidth channels.
@@ -80,13 +109,15 @@ void moment_leaf_of_rows(const T* x, ChannelShape s, LeafRange leaf, std::int64_
 }
 
 template <class T>
-void moment_leaf(const T* x, ChannelShape s, std::int64_t leaf, std::int64_t c0, std::int64_t c1, Arithmetic<T>* means,
-                 Arithmetic<T>* squares) {
-  const std::int64_t at = leaf * s.channels;
-  if (s.inner == 1)
-    return moment_leaf_of_rows(x, s, LeafRange(s, leaf), c0, c1 - c0, means + at + c0, squares + at + c0);
-  for (std::int64_t c = c0; c < c1; ++c) {
-    moment_leaf_of_planes(x, s, LeafRange(s, leaf), c, means + at + c, squares + at + c);
+void moment_leaves(const T* x, ChannelShape s, std::int64_t leaf0, std::int64_t leaf1, std::int64_t c0, std::int64_t c1,
+                   Arithmetic<T>* means, Arithmetic<T>* squares) {
+  if (s.inner != 1) {
+    for (std::int64_t c = c0; c < c1; ++c) moment_leaves_of_planes(x, s, leaf0, leaf1, c, means, squares);
+    return;
+  }
+  for (std::int64_t leaf = leaf0; leaf < leaf1; ++leaf) {
+    const std::int64_t at = leaf * s.channels + c0;
+    moment_leaf_of_rows(x, s, LeafRange(s, leaf), c0, c1 - c0, means + at, squares + at);
   }
 }
 
@@ -95,21 +126,20 @@ template <bool Relu, class T>
 void gradient_leaf_of_planes(const T* dy, const T* x, ChannelShape s, LeafRange leaf, std::int64_t c,
                              ChannelScalars<Arithmetic<T>> v, Arithmetic<T>* sum_t, Arithmetic<T>* sum_t_xhat) {
   using A = Arithmetic<T>;
-  alignas(64) A ts[kLeaf];
-  alignas(64) A products[kLeaf];
+  alignas(64) T dy_buffer[kLeaf];
+  alignas(64) T x_buffer[kLeaf];
+  const T* __restrict d = Planes<T>{dy, s, c}.leaf(leaf, dy_buffer);
+  const T* __restrict source = Planes<T>{x, s, c}.leaf(leaf, x_buffer);
   const A mean = v.mean[c], invstd = v.invstd[c], weight = v.weight[c], bias = v.bias[c];
-  for_channel_runs(s, c, leaf, [&](std::int64_t at, std::int64_t count, std::int64_t before) {
-    const T* __restrict d = dy + at, * __restrict source = x + at;
-    A* __restrict t = ts + before, * __restrict product = products + before;
-#pragma omp simd
-    for (std::int64_t i = 0; i < count; ++i) {
-      const A xhat = normalized(widen(source[i]), mean, invstd);
-      t[i] = batch_norm_masked<Relu>(widen(d[i]), xhat, weight, bias);
-      product[i] = t[i] * xhat;
-    }
+  Lanes<A> ts, products;
+  for_lanes_of_leaf(leaf.count(), [&, d, source, mean, invstd, weight, bias](std::int64_t i, std::int64_t j) {
+    const A xhat = normalized(widen(source[i]), mean, invstd);
+    const A t = batch_norm_masked<Relu>(widen(d[i]), xhat, weight, bias);
+    ts.values[j] += t;
+    products.values[j] += t * xhat;
   });
-  *sum_t = sum_leaf(ts, leaf.count());
-  *sum_t_xhat = sum_leaf(products, leaf.count());
+  *sum_t = ts.fold();
+  *sum_t_xhat = products.fold();
 }
 
 // ... and for rows of up to kWidth channels.
@@ -136,12 +166,18 @@ void gradient_leaf_of_rows(const T* dy, const T* x, ChannelShape s, LeafRange le
 }
 
 template <bool Relu, class T>
-void gradient_leaf(const T* dy, const T* x, ChannelShape s, std::int64_t leaf, std::int64_t c0, std::int64_t c1,
-                   ChannelScalars<Arithmetic<T>> v, Arithmetic<T>* sums_t, Arithmetic<T>* sums_t_xhat) {
-  const LeafRange range(s, leaf);
-  Arithmetic<T>*t = sums_t + leaf * s.channels, *product = sums_t_xhat + leaf * s.channels;
-  if (s.inner == 1) return gradient_leaf_of_rows<Relu>(dy, x, s, range, c0, c1 - c0, v, t + c0, product + c0);
-  for (std::int64_t c = c0; c < c1; ++c) gradient_leaf_of_planes<Relu>(dy, x, s, range, c, v, t + c, product + c);
+void gradient_leaves(const T* dy, const T* x, ChannelShape s, std::int64_t leaf0, std::int64_t leaf1, std::int64_t c0,
+                     std::int64_t c1, ChannelScalars<Arithmetic<T>> v, Arithmetic<T>* sums_t,
+                     Arithmetic<T>* sums_t_xhat) {
+  for (std::int64_t leaf = leaf0; leaf < leaf1; ++leaf) {
+    const LeafRange range(s, leaf);
+    Arithmetic<T>*t = sums_t + leaf * s.channels, *product = sums_t_xhat + leaf * s.channels;
+    if (s.inner == 1) {
+      gradient_leaf_of_rows<Relu>(dy, x, s, range, c0, c1 - c0, v, t + c0, product + c0);
+    } else {
+      for (std::int64_t c = c0; c < c1; ++c) gradient_leaf_of_planes<Relu>(dy, x, s, range, c, v, t + c, product + c);
+    }
+  }
 }
 
 // Walks the memory indices [begin, end) as runs of one channel (step 0) or of neighbouring ones (step 1).

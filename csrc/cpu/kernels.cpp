@@ -32,11 +32,11 @@ template <class T>
 constexpr ValueKernels<T> value_kernels() {
   ValueKernels<T> k{};
   k.square_leaves = &square_leaves<T>;
-  k.moment_leaf = &moment_leaf<T>;
+  k.moment_leaves = &moment_leaves<T>;
   k.normalize[0] = &normalize_range<false, T>;
   k.normalize[1] = &normalize_range<true, T>;
-  k.gradient_leaf[0] = &gradient_leaf<false, T>;
-  k.gradient_leaf[1] = &gradient_leaf<true, T>;
+  k.gradient_leaves[0] = &gradient_leaves<false, T>;
+  k.gradient_leaves[1] = &gradient_leaves<true, T>;
   k.input_gradient[0] = &input_gradient_range<false, T>;
   k.input_gradient[1] = &input_gradient_range<true, T>;
   k.dropout[0] = &dropout_range<false, false, T>;

@@ -15,24 +15,24 @@ using namespace cpu;
 
 namespace {
 
-constexpr std::int64_t kPiece = 16384;       // memory indices a task; a multiple of 8 for dropout
-constexpr std::int64_t kLeavesPerTask = 16;  // enough that a task reads runs of memory, not single leaves
+constexpr std::int64_t kPiece = 16384;  // memory indices a task; a multiple of 8 for dropout
+// Channels and leaves a task: what neighbouring channels have in one page is read while it is at hand.
+struct Task {
+  std::int64_t channels, leaves;
+};
+constexpr Task kRows{kWidth, 16}, kPlanes{16, 4};
 
-// leaf_task(leaf, c0, c1) over all leaves and channels, then channel_task(c0, c1) over the channels.
+// leaf_task(leaf0, leaf1, c0, c1) over all leaves and channels, then channel_task(c0, c1) over the channels.
 template <class T, class LeafTask, class ChannelTask>
 void reduce(ChannelShape s, int arrays, const LeafTask& leaf_task, const ChannelTask& channel_task) {
   const std::int64_t leaves = leaf_count(s.count());
-  const std::int64_t width = s.inner == 1 ? kWidth : 1;
-  const std::int64_t blocks = (s.channels + width - 1) / width;
-  const std::int64_t groups = (leaves + kLeavesPerTask - 1) / kLeavesPerTask;
+  const Task size = s.inner == 1 ? kRows : kPlanes;
+  const std::int64_t blocks = (s.channels + size.channels - 1) / size.channels;
+  const std::int64_t groups = (leaves + size.leaves - 1) / size.leaves;
   const std::int64_t bytes = arrays * s.size() * static_cast<std::int64_t>(sizeof(T));
-  // Channels-last: neighbouring tasks share rows. Else: they share a channel's planes.
   parallel_for(blocks * groups, bytes, [&](std::int64_t task) {
-    const std::int64_t block = s.inner == 1 ? task % blocks : task / groups;
-    const std::int64_t group = s.inner == 1 ? task / blocks : task % groups;
-    const std::int64_t c0 = block * width, c1 = std::min(s.channels, c0 + width);
-    const std::int64_t end = std::min(leaves, (group + 1) * kLeavesPerTask);
-    for (std::int64_t leaf = group * kLeavesPerTask; leaf < end; ++leaf) leaf_task(leaf, c0, c1);
+    const std::int64_t c0 = task % blocks * size.channels, leaf0 = task / blocks * size.leaves;
+    leaf_task(leaf0, std::min(leaves, leaf0 + size.leaves), c0, std::min(s.channels, c0 + size.channels));
   });
   const std::int64_t merged = 2 * leaves * s.channels * static_cast<std::int64_t>(sizeof(T));
   parallel_ranges(s.channels, kWidth, merged, channel_task);
@@ -67,7 +67,10 @@ void batch_moments(const BatchNorm<T>& call, const T* x) {
   std::vector<A> means(static_cast<std::size_t>(leaves * s.channels)), squares(means.size());
   A *m = means.data(), *q = squares.data();
   reduce<T>(
-      s, 1, [&](std::int64_t leaf, std::int64_t c0, std::int64_t c1) { k.moment_leaf(x, s, leaf, c0, c1, m, q); },
+      s, 1,
+      [&](std::int64_t leaf0, std::int64_t leaf1, std::int64_t c0, std::int64_t c1) {
+        k.moment_leaves(x, s, leaf0, leaf1, c0, c1, m, q);
+      },
       [&](std::int64_t c0, std::int64_t c1) {
         for_merges(leaves, [&](std::int64_t left, std::int64_t right, std::int64_t span) {
           const std::int64_t right_count = std::min(span * kLeaf, count - right * kLeaf);
@@ -129,8 +132,9 @@ void batch_norm_backward(const Context& context, const BatchNorm<T>& call, const
   const A n = static_cast<A>(s.count());
   reduce<T>(
       s, 2,
-      [&](std::int64_t leaf, std::int64_t c0, std::int64_t c1) {
-        k.gradient_leaf[call.relu](dy, x, s, leaf, c0, c1, vectors.scalars, sums_t.data(), sums_t_xhat.data());
+      [&](std::int64_t leaf0, std::int64_t leaf1, std::int64_t c0, std::int64_t c1) {
+        k.gradient_leaves[call.relu](dy, x, s, leaf0, leaf1, c0, c1, vectors.scalars, sums_t.data(),
+                                     sums_t_xhat.data());
       },
       [&](std::int64_t c0, std::int64_t c1) {
         merge_leaf_columns(sums_t.data(), leaves, s.channels, c0, c1);

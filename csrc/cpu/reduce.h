@@ -10,21 +10,40 @@
 namespace fusedstep {
 namespace {
 
+// The lanes of one leaf.
 template <class T>
-T sum_leaf(const T* __restrict values, std::int64_t n) {
-  if (n == 1) return T(0) + values[0];
-  alignas(64) T lanes[kLanes] = {};
+struct Lanes {
+  alignas(64) T values[kLanes] = {};
+
+  T fold() { return fold_to<kLanes / 2>(); }
+
+ private:
+  template <int half>
+  T fold_to() {
+#pragma omp simd
+    for (int j = 0; j < half; ++j) values[j] += values[half + j];
+    if constexpr (half > 1) fold_to<half / 2>();
+    return values[0];
+  }
+};
+
+// add(i, lane of i) for the values of a leaf.
+template <class F>
+FUSEDSTEP_HD void for_lanes_of_leaf(std::int64_t n, F add) {
   const std::int64_t full = n - n % kLanes;
   for (std::int64_t k = 0; k < full; k += kLanes) {
 #pragma omp simd
-    for (int j = 0; j < kLanes; ++j) lanes[j] += values[k + j];
+    for (int j = 0; j < kLanes; ++j) add(k + j, j);
   }
-  for (std::int64_t j = 0; j < n - full; ++j) lanes[j] += values[full + j];
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-#pragma omp simd
-    for (int j = 0; j < half; ++j) lanes[j] += lanes[half + j];
-  }
-  return lanes[0];
+  for (std::int64_t j = 0; j < n - full; ++j) add(full + j, j);
+}
+
+template <class T>
+T sum_leaf(const T* __restrict values, std::int64_t n) {
+  if (n == 1) return T(0) + values[0];
+  Lanes<T> lanes;
+  for_lanes_of_leaf(n, [&](std::int64_t i, std::int64_t j) { lanes.values[j] += values[i]; });
+  return lanes.fold();
 }
 
 // The lanes of up to kWidth columns, for rows that come one after another: row r goes to lane r % kLanes.
