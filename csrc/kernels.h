@@ -130,14 +130,18 @@ struct ValueKernels {
   // them; ranges are of memory indices.
   void (*moment_leaves)(const T* x, ChannelShape shape, std::int64_t leaf0, std::int64_t leaf1, std::int64_t c0,
                         std::int64_t c1, A* means, A* squares);
-  void (*normalize[2])(const T* x, T* y, ChannelShape shape, std::int64_t begin, std::int64_t end,
-                       ChannelScalars<A> s);  // [relu]
+  // Those that stream write around the cache and may not be in place.
+  using Normalize = void (*)(const T* x, T* y, ChannelShape shape, std::int64_t begin, std::int64_t end,
+                             ChannelScalars<A> s);
+  Normalize normalize[2], normalize_streamed[2];  // [relu]
   void (*gradient_leaves[2])(const T* dy, const T* x, ChannelShape shape, std::int64_t leaf0, std::int64_t leaf1,
                              std::int64_t c0, std::int64_t c1, ChannelScalars<A> s, A* sums_t,
                              A* sums_t_xhat);  // [relu]
   // mean_t and mean_t_xhat are null in evaluation; s.weight is then still the affine weight, scale = weight * invstd.
-  void (*input_gradient[2])(const T* dy, const T* x, T* dx, ChannelShape shape, std::int64_t begin, std::int64_t end,
-                            ChannelScalars<A> s, const A* scale, const A* mean_t, const A* mean_t_xhat);  // [relu]
+  using InputGradient = void (*)(const T* dy, const T* x, T* dx, ChannelShape shape, std::int64_t begin,
+                                 std::int64_t end, ChannelScalars<A> s, const A* scale, const A* mean_t,
+                                 const A* mean_t_xhat);
+  InputGradient input_gradient[2], input_gradient_streamed[2];  // [relu]
 
   // Dropout of the indices [begin, end), pointers to index 0. `dropout_streamed` writes around the cache, not in place.
   void (*dropout[2])(const T* x, T* y, std::int64_t begin, std::int64_t end, DropoutKey key, A scale);  // [relu]

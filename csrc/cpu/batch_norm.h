@@ -7,6 +7,7 @@
 #include "../math/batch_norm.h"
 #include "../math/half.h"
 #include "reduce.h"
+#include "stream.h"
 
 namespace fusedstep {
 namespace {
@@ -196,14 +197,31 @@ FUSEDSTEP_HD void for_memory_runs(ChannelShape s, std::int64_t begin, std::int64
   }
 }
 
-// x == y is allowed in evaluation, so no __restrict between them; `omp simd` promises independence.
+constexpr std::int64_t kStreamedPiece = 512;  // values; while longer ones are stored, nothing is loaded
+
+// f(from, to, piece) makes the values [from, to) of y in a piece that lies in the cache, and they are streamed.
+template <class T, class F>
+FUSEDSTEP_HD void stream_range(T* y, std::int64_t begin, std::int64_t end, F f) {
+  alignas(64) T piece[kStreamedPiece];
+  std::int64_t size = values_before_line(y + begin);
+  if (size == 0) size = kStreamedPiece;
+  for (std::int64_t from = begin; from < end; from += size, size = kStreamedPiece) {
+    const std::int64_t count = end - from < size ? end - from : size;
+    f(from, from + count, piece);
+    stream(piece, y + from, count);
+  }
+  stream_fence();
+}
+
+// y points to index `begin`. It may be x in evaluation, so no __restrict between them; `omp simd` promises
+// independence.
 template <bool Relu, class T>
-void normalize_range(const T* x, T* y, ChannelShape s, std::int64_t begin, std::int64_t end,
-                     ChannelScalars<Arithmetic<T>> v) {
+void normalize_to(T* y, const T* x, ChannelShape s, std::int64_t begin, std::int64_t end,
+                  ChannelScalars<Arithmetic<T>> v) {
   using A = Arithmetic<T>;
   for_memory_runs(s, begin, end, [&](std::int64_t at, std::int64_t count, std::int64_t c, int step) {
     const T* source = x + at;
-    T* target = y + at;
+    T* target = y + (at - begin);
     const A *mean = v.mean + c, *invstd = v.invstd + c, *weight = v.weight + c, *bias = v.bias + c;
     if (step == 1) {
 #pragma omp simd
@@ -220,15 +238,28 @@ void normalize_range(const T* x, T* y, ChannelShape s, std::int64_t begin, std::
   });
 }
 
-// dx == dy is allowed.
 template <bool Relu, class T>
-void input_gradient_range(const T* dy, const T* x, T* dx, ChannelShape s, std::int64_t begin, std::int64_t end,
-                          ChannelScalars<Arithmetic<T>> v, const Arithmetic<T>* scale, const Arithmetic<T>* mean_t,
-                          const Arithmetic<T>* mean_t_xhat) {
+void normalize_range(const T* x, T* y, ChannelShape s, std::int64_t begin, std::int64_t end,
+                     ChannelScalars<Arithmetic<T>> v) {
+  normalize_to<Relu>(y + begin, x, s, begin, end, v);
+}
+
+template <bool Relu, class T>
+void normalize_streamed(const T* x, T* y, ChannelShape s, std::int64_t begin, std::int64_t end,
+                        ChannelScalars<Arithmetic<T>> v) {
+  stream_range(y, begin, end,
+               [&](std::int64_t from, std::int64_t to, T* piece) { normalize_to<Relu>(piece, x, s, from, to, v); });
+}
+
+// dx points to index `begin`; it may be dy.
+template <bool Relu, class T>
+void input_gradient_to(T* dx, const T* dy, const T* x, ChannelShape s, std::int64_t begin, std::int64_t end,
+                       ChannelScalars<Arithmetic<T>> v, const Arithmetic<T>* scale, const Arithmetic<T>* mean_t,
+                       const Arithmetic<T>* mean_t_xhat) {
   using A = Arithmetic<T>;
   for_memory_runs(s, begin, end, [&](std::int64_t at, std::int64_t count, std::int64_t c, int step) {
     const T *d = dy + at, *source = x + at;
-    T* target = dx + at;
+    T* target = dx + (at - begin);
     const A *mean = v.mean + c, *invstd = v.invstd + c, *weight = v.weight + c, *bias = v.bias + c, *k = scale + c;
     if (mean_t == nullptr) {
       for (std::int64_t i = 0; i < count; ++i) {
@@ -255,6 +286,22 @@ void input_gradient_range(const T* dy, const T* x, T* dx, ChannelShape s, std::i
         target[i] = narrow<T>(batch_norm_input_gradient(t, xhat, k0, t10, t20));
       }
     }
+  });
+}
+
+template <bool Relu, class T>
+void input_gradient_range(const T* dy, const T* x, T* dx, ChannelShape s, std::int64_t begin, std::int64_t end,
+                          ChannelScalars<Arithmetic<T>> v, const Arithmetic<T>* scale, const Arithmetic<T>* mean_t,
+                          const Arithmetic<T>* mean_t_xhat) {
+  input_gradient_to<Relu>(dx + begin, dy, x, s, begin, end, v, scale, mean_t, mean_t_xhat);
+}
+
+template <bool Relu, class T>
+void input_gradient_streamed(const T* dy, const T* x, T* dx, ChannelShape s, std::int64_t begin, std::int64_t end,
+                             ChannelScalars<Arithmetic<T>> v, const Arithmetic<T>* scale, const Arithmetic<T>* mean_t,
+                             const Arithmetic<T>* mean_t_xhat) {
+  stream_range(dx, begin, end, [&](std::int64_t from, std::int64_t to, T* piece) {
+    input_gradient_to<Relu>(piece, dy, x, s, from, to, v, scale, mean_t, mean_t_xhat);
   });
 }
 

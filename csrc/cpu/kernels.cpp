@@ -35,10 +35,14 @@ constexpr ValueKernels<T> value_kernels() {
   k.moment_leaves = &moment_leaves<T>;
   k.normalize[0] = &normalize_range<false, T>;
   k.normalize[1] = &normalize_range<true, T>;
+  k.normalize_streamed[0] = &normalize_streamed<false, T>;
+  k.normalize_streamed[1] = &normalize_streamed<true, T>;
   k.gradient_leaves[0] = &gradient_leaves<false, T>;
   k.gradient_leaves[1] = &gradient_leaves<true, T>;
   k.input_gradient[0] = &input_gradient_range<false, T>;
   k.input_gradient[1] = &input_gradient_range<true, T>;
+  k.input_gradient_streamed[0] = &input_gradient_streamed<false, T>;
+  k.input_gradient_streamed[1] = &input_gradient_streamed<true, T>;
   k.dropout[0] = &dropout_range<false, false, T>;
   k.dropout[1] = &dropout_range<true, false, T>;
   k.dropout_streamed[0] = &dropout_range<false, true, T>;

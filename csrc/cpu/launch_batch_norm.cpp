@@ -7,6 +7,7 @@
 #include "../math/philox.h"
 #include "dispatch.h"
 #include "parallel.h"
+#include "stream.h"
 #include "tree.h"
 
 namespace fusedstep::launch {
@@ -15,7 +16,9 @@ using namespace cpu;
 
 namespace {
 
-constexpr std::int64_t kPiece = 16384;  // memory indices a task; a multiple of 8 for dropout
+constexpr std::int64_t kPiece = 16384;             // memory indices a task; a multiple of 8 for dropout
+constexpr std::int64_t kStreamPiece = 8 * kPiece;  // each ends with a fence, which waits for lines written in part
+
 // Channels and leaves a task: what neighbouring channels have in one page is read while it is at hand.
 struct Task {
   std::int64_t channels, leaves;
@@ -98,10 +101,11 @@ void batch_norm(const Context&, const BatchNorm<T>& call, const T* x, T* y) {
     }
   }
   const Vectors<T> vectors(call);
-  const auto normalize = k.normalize[call.relu];
-  const std::int64_t bytes = 2 * s.size() * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t bytes = s.size() * static_cast<std::int64_t>(sizeof(T));
   if (call.dropout == nullptr) {
-    parallel_ranges(s.size(), kPiece, bytes,
+    const bool streamed = x != y && is_streamed(y, bytes);
+    const auto normalize = streamed ? k.normalize_streamed[call.relu] : k.normalize[call.relu];
+    parallel_ranges(s.size(), streamed ? kStreamPiece : kPiece, 2 * bytes,
                     [&](std::int64_t begin, std::int64_t end) { normalize(x, y, s, begin, end, vectors.scalars); });
     return;
   }
@@ -109,8 +113,8 @@ void batch_norm(const Context&, const BatchNorm<T>& call, const T* x, T* y) {
   const DropoutKey key{call.dropout->seed, call.dropout->offset.value, threshold};
   const auto scale = static_cast<Arithmetic<T>>(dropout_scale(threshold));
   // Dropout follows piece by piece, while the values are in the cache.
-  parallel_ranges(s.size(), kPiece, bytes, [&](std::int64_t begin, std::int64_t end) {
-    normalize(x, y, s, begin, end, vectors.scalars);
+  parallel_ranges(s.size(), kPiece, 2 * bytes, [&](std::int64_t begin, std::int64_t end) {
+    k.normalize[call.relu](x, y, s, begin, end, vectors.scalars);
     k.dropout[0](y, y, begin, end, key, scale);
   });
 }
@@ -149,11 +153,12 @@ void batch_norm_backward(const Context& context, const BatchNorm<T>& call, const
           mean_t_xhat[i] = sum_t_xhat / n;
         }
       });
-  const auto input_gradient = k.input_gradient[call.relu];
+  const std::int64_t bytes = s.size() * static_cast<std::int64_t>(sizeof(T));
+  const bool streamed = dx != dy && is_streamed(dx, bytes);
+  const auto input_gradient = streamed ? k.input_gradient_streamed[call.relu] : k.input_gradient[call.relu];
   const A* t1 = call.training ? mean_t.data() : nullptr;
   const A* t2 = call.training ? mean_t_xhat.data() : nullptr;
-  const std::int64_t bytes = 3 * s.size() * static_cast<std::int64_t>(sizeof(T));
-  parallel_ranges(s.size(), kPiece, bytes, [&](std::int64_t begin, std::int64_t end) {
+  parallel_ranges(s.size(), streamed ? kStreamPiece : kPiece, 3 * bytes, [&](std::int64_t begin, std::int64_t end) {
     input_gradient(dy, x, dx, s, begin, end, vectors.scalars, scale.data(), t1, t2);
   });
 }
