@@ -197,15 +197,24 @@ FUSEDSTEP_HD void for_memory_runs(ChannelShape s, std::int64_t begin, std::int64
   }
 }
 
-constexpr std::int64_t kStreamedPiece = 512;  // values; while longer ones are stored, nothing is loaded
+// Asks for the lines of [first, last).
+template <class T>
+void prefetch(const T* first, const T* last) {
+#if defined(__GNUC__)
+  for (; first < last; first += kLineBytes / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(first);
+#else
+  (void)first, (void)last;
+#endif
+}
 
-// f(from, to, piece) makes the values [from, to) of y in a piece that lies in the cache, and they are streamed.
-template <class T, class F>
+// f(from, to, piece) makes the values [from, to) of y in a piece of kPiece that lies in the cache, and they are
+// streamed. While a long piece is stored, nothing is loaded.
+template <std::int64_t kPiece, class T, class F>
 FUSEDSTEP_HD void stream_range(T* y, std::int64_t begin, std::int64_t end, F f) {
-  alignas(64) T piece[kStreamedPiece];
+  alignas(64) T piece[kPiece];
   std::int64_t size = values_before_line(y + begin);
-  if (size == 0) size = kStreamedPiece;
-  for (std::int64_t from = begin; from < end; from += size, size = kStreamedPiece) {
+  if (size == 0) size = kPiece;
+  for (std::int64_t from = begin; from < end; from += size, size = kPiece) {
     const std::int64_t count = end - from < size ? end - from : size;
     f(from, from + count, piece);
     stream(piece, y + from, count);
@@ -247,8 +256,9 @@ void normalize_range(const T* x, T* y, ChannelShape s, std::int64_t begin, std::
 template <bool Relu, class T>
 void normalize_streamed(const T* x, T* y, ChannelShape s, std::int64_t begin, std::int64_t end,
                         ChannelScalars<Arithmetic<T>> v) {
-  stream_range(y, begin, end,
-               [&](std::int64_t from, std::int64_t to, T* piece) { normalize_to<Relu>(piece, x, s, from, to, v); });
+  stream_range<512>(y, begin, end, [&](std::int64_t from, std::int64_t to, T* piece) {
+    normalize_to<Relu>(piece, x, s, from, to, v);
+  });
 }
 
 // dx points to index `begin`; it may be dy.
@@ -300,7 +310,10 @@ template <bool Relu, class T>
 void input_gradient_streamed(const T* dy, const T* x, T* dx, ChannelShape s, std::int64_t begin, std::int64_t end,
                              ChannelScalars<Arithmetic<T>> v, const Arithmetic<T>* scale, const Arithmetic<T>* mean_t,
                              const Arithmetic<T>* mean_t_xhat) {
-  stream_range(dx, begin, end, [&](std::int64_t from, std::int64_t to, T* piece) {
+  stream_range<256>(dx, begin, end, [&](std::int64_t from, std::int64_t to, T* piece) {
+    const std::int64_t next = end - to < to - from ? end : to + (to - from);
+    prefetch(x + to, x + next);
+    prefetch(dy + to, dy + next);
     input_gradient_to<Relu>(piece, dy, x, s, from, to, v, scale, mean_t, mean_t_xhat);
   });
 }
