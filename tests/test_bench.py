@@ -244,7 +244,10 @@ def test_without_a_compiler(capsys, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setenv("CXX", "no-such-compiler")
     code, out, _ = run(capsys, "--quick", "--work", "adamw-large")
-    assert code == 1 and "adamw-large needs a C++ compiler, but there is no no-such-compiler: set CXX" in out
+    assert (
+        code == 1
+        and "the loop of the same traffic needs a C++ compiler, but there is no no-such-compiler: set CXX" in out
+    )
 
 
 @compiled

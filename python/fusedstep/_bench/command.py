@@ -13,25 +13,36 @@ from .._arguments import HelpFormatter, integer
 from .._extras import require
 from . import cpu, layers, steps
 from .device import Device
-from .table import Work, header, line, row, write_json
-from .timing import Functions, in_turn, machine
+from .table import Sides, Work, header, line, row, write_json
+from .timing import in_turn, machine
 
 WRONG_USE = 2
 FAILED = 1
 
-# How the functions of a work are timed: (device, functions, repeats) -> seconds of each.
-CLOCKS: dict[str, Callable[[Device, Functions, int], dict[str, list[float]]]] = {
+# How the sides of a work are timed: (device, sides, repeats) -> seconds of each function.
+CLOCKS: dict[str, Callable[[Device, Sides, int], dict[str, list[float]]]] = {
     # the device's time: the host queues a call's launches while the device is still busy
-    "device": lambda device, functions, repeats: device.in_turn(functions, repeats, device.queue_ahead(2e-3)),
-    "device, 20 ms ahead": lambda device, functions, repeats: device.in_turn(
-        functions, repeats, device.queue_ahead(20e-3)
+    "device": lambda device, sides, repeats: device.in_turn(sides.functions(), repeats, device.queue_ahead(2e-3)),
+    "device, 20 ms ahead": lambda device, sides, repeats: device.in_turn(
+        sides.functions(), repeats, device.queue_ahead(20e-3)
     ),
     # between events around the call as it comes: the device's time or the host's, whichever is longer
-    "call": lambda device, functions, repeats: device.in_turn(functions, repeats),
+    "call": lambda device, sides, repeats: device.in_turn(sides.functions(), repeats),
     # the host's time until the call returns
-    "host": lambda device, functions, repeats: in_turn(functions, repeats, before=device.synchronize),
-    "host, 200 calls": lambda device, functions, repeats: in_turn(functions, repeats, warm_up=100, calls=200),
+    "host": lambda device, sides, repeats: in_turn(sides.functions(), repeats, before=_ready(device, sides)),
+    "host, 200 calls": lambda device, sides, repeats: in_turn(
+        sides.functions(), repeats, warm_up=100, calls=200, before=_ready(device, sides)
+    ),
 }
+
+
+def _ready(device: Device, sides: Sides) -> Callable[[], object]:
+    def before():
+        sides.before()
+        device.synchronize()
+
+    return before
+
 
 # The child imports torch first, so that its OpenMP threads wait as torch's users know them, not passively.
 _CHILD = "import sys, torch\nfrom fusedstep.cli import main\nsys.exit(main(sys.argv[1:]))"
@@ -50,11 +61,16 @@ def add_bench_command(commands) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the kernels run")
+    add_options(parser)
+    parser.set_defaults(command=bench)
+
+
+def add_options(parser: argparse.ArgumentParser, repeats: int = 100) -> None:
+    """The choice of the works, and the options that `measure` reads."""
     parser.add_argument("--work", nargs="+", metavar="NAME", help="only these works, see above")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
-    parser.add_argument("--repeats", type=integer(1), default=100, help="calls of each side that are timed")
+    parser.add_argument("--repeats", type=integer(1), default=repeats, help="calls of each side that are timed")
     parser.add_argument("--quick", action="store_true", help="small arrays, to try it out; no target is judged")
-    parser.set_defaults(command=bench)
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -69,15 +85,17 @@ def bench(options: argparse.Namespace) -> int:
     if options.device == "cpu" and "torch" not in sys.modules:
         require("torch", extra="torch")
         return subprocess.run([sys.executable, "-c", _CHILD, *_arguments(options)]).returncode
-    return _run(device, [chosen[name] for name in options.work or chosen], options)
+    return measure(device, [chosen[name] for name in options.work or chosen], options)
 
 
 def _works(device: Device) -> list[Work]:
     return cpu.works() if device.name == "cpu" else [*steps.works(device), *layers.works(device)]
 
 
-def _run(device: Device, works: list[Work], options: argparse.Namespace) -> int:
-    about = machine() | {"torch": device.torch.__version__} | (device.about() if device.name == "cuda" else {})
+def measure(device: Device, works: list[Work], options: argparse.Namespace, program: str = "fusedstep") -> int:
+    """Print the table of the works, and store it. 1 where two sides differ or a work fails, else 0."""
+    torchs = {"torch": device.torch.__version__, "torch's threads": device.torch.get_num_threads()}
+    about = machine() | torchs | (device.about() if device.name == "cuda" else {})
     print(", ".join(f"{key} {about[key]}" for key in _HEADING if about.get(key) is not None))
     print("times in us: medians and quartiles of calls in turn; GB/s: bytes read and written")
     if options.quick:
@@ -93,18 +111,19 @@ def _run(device: Device, works: list[Work], options: argparse.Namespace) -> int:
             failures[work.name] = str(error)
             print(f"{work.title}: FAILED: {error}", flush=True)
         if options.json is not None:
-            write_json(options.json, about, rows, failures)
+            write_json(options.json, about, rows, failures, program)
     return FAILED if failures else 0
 
 
 def _measure(device: Device, work: Work, options: argparse.Namespace) -> dict:
     sides = work.make(options.quick)
     sides.check()
-    seconds = CLOCKS[work.clock](device, sides.functions(), options.repeats)
+    seconds = CLOCKS[work.clock](device, sides, options.repeats)
     return row(work, sides, seconds, judged=not options.quick)
 
 
-_HEADING = ("gpu", "driver", "torch's cuda", "cudnn", "processor", "cores", "num_threads", "isa", "torch", "version")
+_HEADING = ("gpu", "driver", "torch's cuda", "cudnn", "processor", "cores", "num_threads", "isa", "torch")
+_HEADING += ("torch's threads", "version", "date")
 
 
 def _arguments(options: argparse.Namespace) -> list[str]:

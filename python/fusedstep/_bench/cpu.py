@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 
 from .. import nn, optim
 from .._arena import aligned_zeros
 from .._extras import require
+from .loops import compiled_loops
 from .table import Sides, Work
 
 
@@ -51,7 +44,7 @@ def _small_model(small: bool) -> Sides:
 def _large_step(small: bool) -> Sides:
     """Beside a loop that reads and writes the same arrays and does next to nothing with them."""
     n = 100_000 if small else 30_000_000
-    traffic = _compiled_traffic()
+    loops = compiled_loops()
     arrays = [aligned_zeros(n, np.float32) for _ in range(2)]
     arrays[1][:] = np.random.default_rng(0).normal(size=n)
     optimizer = optim.AdamW([nn.Parameter(*arrays, "p")], lr=1e-3)
@@ -59,22 +52,6 @@ def _large_step(small: bool) -> Sides:
     pointers = [a.ctypes.data for a in (*arrays, *state)]
 
     def loop():
-        traffic(*pointers, n)
+        loops.update3(*pointers, n)
 
     return Sides(optimizer.step, {}, lambda: None, bytes_moved=7 * 4 * n, ceiling=("loop of the same traffic", loop))
-
-
-def _compiled_traffic() -> Callable:
-    """The loop of traffic.cpp, compiled for this machine with the compiler that CXX names (c++ by default)."""
-    compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler) is None:
-        raise RuntimeError(f"adamw-large needs a C++ compiler, but there is no {compiler}: set CXX")
-    source = Path(__file__).with_name("traffic.cpp")
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "traffic.so"
-        flags = ["-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
-        subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=True)
-        function = ctypes.CDLL(str(library)).traffic
-    function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64]
-    function.restype = None
-    return function

@@ -44,6 +44,11 @@ class Device:
         if not difference <= tolerance:
             raise AssertionError(f"{name} differs by {difference:.3g} from the peer's, more than {tolerance:.3g}")
 
+    def assert_close_in_ulps(self, name: str, actual, expected, ulps: int) -> None:
+        """The same, with the tolerance in units in the last place of the largest value expected."""
+        unit = self.torch.finfo(expected.dtype).eps * expected.abs().max().item() if expected.numel() else 0.0
+        self.assert_close(name, actual, expected, ulps * unit)
+
     def synchronize(self) -> None:
         """Wait for the device."""
         if self.name == "cuda":

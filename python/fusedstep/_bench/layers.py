@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .. import ops
 from .device import Device
 from .table import Sides, Work
@@ -65,28 +67,12 @@ def _batch_norm(device: Device, shape, layout: str, dtype: str) -> Sides:
     if device.name == "cuda":
         peers["torch cuDNN"] = lambda: theirs(True)
 
-    def check():
-        """Against torch's native one.
+    def all_of_ours():
+        ours()
+        return y, *gradients.values()
 
-        A value within rounding of 0 may be cut by one side's ReLU and not by the other's: dy is made 0 there, and all
-        is computed again. y and dx: 64 units in the last place of float32 of the largest value, as the moments come
-        from sums in another order, and two of a half type, which they are rounded to. The sums over the n values of a
-        channel: 16 n units of float32; a sum of n values about 1 in tree order is much closer, and a wrong formula
-        much further off.
-        """
-        ours()
-        differs = (y > 0) != (theirs(False)[0] > 0)
-        if differs.sum() > 1e-4 * x.numel():
-            raise AssertionError(f"batch_norm: {int(differs.sum())} of {x.numel()} values are cut by one side alone")
-        dy.masked_fill_(differs, 0)
-        ours()
-        expected = theirs(False)
-        single, stored = torch.finfo(torch.float32).eps, torch.finfo(x.dtype).eps
-        relative = 64 * single + (2 * stored if stored > single else 0)
-        sums = 16 * single * x.numel() / shape[1]
-        for (name, actual), wanted in zip({"y": y, **gradients}.items(), expected, strict=True):
-            tolerance = sums if name in ("dweight", "dbias") else relative * wanted.abs().max().item()
-            device.assert_close(f"batch norm's {name}", actual, wanted, tolerance)
+    def check():
+        check_batch_norm(device, dy, all_of_ours, lambda: theirs(False))
 
     moved = 8 * x.numel() * x.element_size()
     return Sides(ours, peers, check, moved, device.copy(moved))
@@ -108,20 +94,50 @@ def _dropout(device: Device, small: bool) -> Sides:
         result = torch.nn.functional.dropout(tracked, _P, training=True)
         return result.detach(), torch.autograd.grad(result, tracked, dy)[0]
 
-    def check():
-        """The masks differ, as the random bits do: kept values must agree, and the shares kept, to 5 deviations."""
+    def both_of_ours():
         ours()
-        expected = theirs()
-        for name, actual, wanted in zip(("y", "dx"), (y, dx), expected, strict=True):
-            both = (actual != 0) & (wanted != 0)
-            unit = torch.finfo(torch.float32).eps * wanted.abs().max().item()
-            device.assert_close(f"dropout {name}", actual * both, wanted * both, 2 * unit)
-            for values in (actual, wanted):
-                share = (values != 0).double().mean().item()
-                if abs(share - (1 - _P)) > 5 * (_P * (1 - _P) / x.numel()) ** 0.5:
-                    raise AssertionError(f"dropout {name}: {share} of the values are kept instead of {1 - _P}")
-        if int(((y != 0) != (dx != 0)).sum()) > 1e-6 * x.numel():  # some values may be 0 themselves
-            raise AssertionError("dropout: the backward pass has another mask")
+        return y, dx
 
     moved = 16 * x.numel()
-    return Sides(ours, {"torch": theirs}, check, moved, device.copy(moved))
+    return Sides(
+        ours, {"torch": theirs}, lambda: check_dropout(device, _P, both_of_ours, theirs), moved, device.copy(moved)
+    )
+
+
+def check_batch_norm(device: Device, dy, ours: Callable[[], tuple], theirs: Callable[[], tuple]) -> None:
+    """AssertionError unless both return the same y, dx, dweight and dbias of batch norm with ReLU, given `dy`.
+
+    A value within rounding of 0 may be cut by one side's ReLU and not by the other's: dy is made 0 there, and all
+    is computed again. y and dx: 64 units in the last place of float32 of the largest value, as the moments come
+    from sums in another order, and two of a half type, which they are rounded to. The sums over the n values of a
+    channel: 16 n units of float32; a sum of n values about 1 in tree order is much closer, and a wrong formula
+    much further off.
+    """
+    torch = device.torch
+    differs = (ours()[0] > 0) != (theirs()[0] > 0)
+    if differs.sum() > 1e-4 * dy.numel():
+        raise AssertionError(f"batch_norm: {int(differs.sum())} of {dy.numel()} values are cut by one side alone")
+    dy.masked_fill_(differs, 0)
+    single, stored = torch.finfo(torch.float32).eps, torch.finfo(dy.dtype).eps
+    relative = 64 * single + (2 * stored if stored > single else 0)
+    sums = 16 * single * dy.numel() / dy.shape[1]
+    for name, actual, wanted in zip(("y", "dx", "dweight", "dbias"), ours(), theirs(), strict=True):
+        tolerance = sums if name in ("dweight", "dbias") else relative * wanted.abs().max().item()
+        device.assert_close(f"batch norm's {name}", actual, wanted, tolerance)
+
+
+def check_dropout(device: Device, p: float, ours: Callable[[], tuple], theirs: Callable[[], tuple]) -> None:
+    """AssertionError unless both return y and dx of dropout.
+
+    The masks differ, as the random bits do: kept values must agree, and the shares kept, to 5 deviations.
+    """
+    y, dx = ours()
+    for name, actual, wanted in zip(("y", "dx"), (y, dx), theirs(), strict=True):
+        both = (actual != 0) & (wanted != 0)
+        device.assert_close_in_ulps(f"dropout {name}", actual * both, wanted * both, 2)
+        for values in (actual, wanted):
+            share = (values != 0).double().mean().item()
+            if abs(share - (1 - p)) > 5 * (p * (1 - p) / y.numel()) ** 0.5:
+                raise AssertionError(f"dropout {name}: {share} of the values are kept instead of {1 - p}")
+    if int(((y != 0) != (dx != 0)).sum()) > 1e-6 * y.numel():  # some values may be 0 themselves
+        raise AssertionError("dropout: the backward pass has another mask")

@@ -17,8 +17,8 @@ from .. import ops
 from .device import Device
 from .table import Sides, Work
 
-_ULPS = 16
-_CHECKED_STEPS = 3
+ULPS = 16
+CHECKED_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _sides(
         copies = [[a.clone() for a in column] for column in (*values, *states)]
         taken = int(peer.state[params[0]].get("step", 1))
         mine = _step(device, rule, copies, clip=clip, on_device=graph, taken=taken)
-        for _ in range(_CHECKED_STEPS):
+        for _ in range(CHECKED_STEPS):
             mine()
             theirs()
             for p, grad in zip(params, copies[1], strict=True):
@@ -133,8 +133,7 @@ def _sides(
         names = ("params", "grads", *rule.states)
         for name, actual, expected in zip(names, copies, (*values, *their_states), strict=True):
             for a, e in zip(actual, expected, strict=True):
-                unit = torch.finfo(e.dtype).eps * e.abs().max().item()
-                device.assert_close(f"{rule.op} {name}", a, e, _ULPS * unit)
+                device.assert_close_in_ulps(f"{rule.op} {name}", a, e, ULPS)
 
     peers = {} if wide else {peer_name: _replay(device, theirs) if graph else theirs}
     if graph:

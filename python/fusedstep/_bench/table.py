@@ -21,6 +21,7 @@ class Sides:
 
     ours, peers: functions without arguments; the row takes the fastest peer. check: raises AssertionError unless all
     compute the same. bytes_moved: what the work must read and write. ceiling: (name, function) that moves as much.
+    before: runs ahead of each call that the host's clock times, outside its time.
     """
 
     ours: Callable[[], object]
@@ -28,6 +29,7 @@ class Sides:
     check: Callable[[], None]
     bytes_moved: int | None = None
     ceiling: tuple[str, Callable[[], object]] | None = None
+    before: Callable[[], object] = lambda: None
 
     def functions(self) -> Functions:
         """All that is timed, by name."""
@@ -107,9 +109,9 @@ def _time(times: dict[str, float]) -> str:
     return f"{median} [{lower}, {upper}]"
 
 
-def write_json(path: Path, machine: dict, rows: list[dict], failures: dict[str, str]) -> None:
+def write_json(path: Path, machine: dict, rows: list[dict], failures: dict[str, str], program="fusedstep") -> None:
     """Store the rows with the machine and the command that made them."""
-    result = {"command": " ".join(["fusedstep", *sys.argv[1:]]), "machine": machine, "rows": rows}
+    result = {"command": " ".join([program, *sys.argv[1:]]), "machine": machine, "rows": rows}
     if failures:
         result["failures"] = failures
     atomic_write(path, (json.dumps(result, indent=1, default=str) + "\n").encode())

@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 from .. import backend
@@ -53,9 +54,11 @@ def summary(seconds: list[float]) -> dict[str, float]:
 
 
 def machine() -> dict:
-    """The processor, its cores and `fusedstep.info()`."""
+    """The date, the processor, its cores and `fusedstep.info()`."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if "model name" in line]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": models[0] if models else platform.processor(), "cores": cores, **backend.info()}
+    date = datetime.now(timezone.utc).date().isoformat()
+    processor = models[0] if models else platform.processor()
+    return {"date": date, "processor": processor, "cores": cores, **backend.info()}
