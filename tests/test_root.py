@@ -1,4 +1,4 @@
-"""The root that AVX-512 steps take (csrc/cpu/lanes.h) is the correctly rounded one, on every processor.
+"""The root that AVX-512 steps take (csrc/cpu/register.h) is the correctly rounded one, on every processor.
 
 Let u = 2^-24, x in [1, 4) and y = (1 + e) / sqrt(x) the estimate, with |e| <= 2^-14 as the instruction promises. The
 Newton step leaves g = (1 + a) sqrt(x) and h = (1 + b) / (2 sqrt(x)) with |a|, |b| <= 3/2 e^2 + u/2 + u < 1.6 u. The

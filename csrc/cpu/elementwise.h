@@ -6,7 +6,7 @@
 #include "../math/activations.h"
 #include "../math/half.h"
 #include "../math/optimizers.h"
-#include "lanes.h"
+#include "register.h"
 
 namespace fusedstep {
 namespace {
@@ -45,25 +45,25 @@ struct Line {
   }
 };
 
-#if defined(FUSEDSTEP_LANES)
+#if defined(FUSEDSTEP_REGISTER)
 // ... and here one register of float32.
 template <>
 struct Line<float, float> {
-  using Scalars = StepScalars<Lanes>;
+  using Scalars = StepScalars<Register>;
   static_assert(kLine<float> == kFloats);
   FUSEDSTEP_HD static Scalars prepared(const StepScalars<float>& s) { return spread(s); }
   template <class Rule, bool L2>
   FUSEDSTEP_HD static void step(float* p, const float* g, float* s0, float* s1, float* s2, const Scalars& s) {
-    Lanes value = load_lanes(p), a{}, b{}, c{};
-    if constexpr (Rule::states > 0) a = load_lanes(s0);
-    if constexpr (Rule::states > 1) b = load_lanes(s1);
-    if constexpr (Rule::states > 2) c = load_lanes(s2);
-    const Lanes gradient = prepare<L2>(value, load_lanes(g), s);
+    Register value = load_register(p), a{}, b{}, c{};
+    if constexpr (Rule::states > 0) a = load_register(s0);
+    if constexpr (Rule::states > 1) b = load_register(s1);
+    if constexpr (Rule::states > 2) c = load_register(s2);
+    const Register gradient = prepare<L2>(value, load_register(g), s);
     Rule::update(value, gradient, a, b, c, s);
-    store_lanes(p, value);
-    if constexpr (Rule::states > 0) store_lanes(s0, a);
-    if constexpr (Rule::states > 1) store_lanes(s1, b);
-    if constexpr (Rule::states > 2) store_lanes(s2, c);
+    store_register(p, value);
+    if constexpr (Rule::states > 0) store_register(s0, a);
+    if constexpr (Rule::states > 1) store_register(s1, b);
+    if constexpr (Rule::states > 2) store_register(s2, c);
   }
 };
 #endif

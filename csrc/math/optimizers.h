@@ -36,7 +36,7 @@ FUSEDSTEP_HD double clipping_factor(double max_norm, double norm) {
   return factor >= 1 ? 1.0 : factor;
 }
 
-// T is a number everywhere below, or a register of several (cpu/lanes.h).
+// T is a number everywhere below, or a register of several (cpu/register.h).
 template <class T>
 struct Root {
   FUSEDSTEP_HD static T of(T x) { return std::sqrt(x); }

@@ -2,7 +2,7 @@
 #pragma once
 
 #if defined(__AVX512F__) && defined(__GNUC__)
-#define FUSEDSTEP_LANES
+#define FUSEDSTEP_REGISTER
 #include <immintrin.h>
 
 #include <cstdint>
@@ -13,13 +13,13 @@ namespace fusedstep {
 namespace {
 
 constexpr std::int64_t kFloats = 16;
-using Lanes = float __attribute__((vector_size(4 * kFloats)));
+using Register = float __attribute__((vector_size(4 * kFloats)));
 
-inline __attribute__((always_inline)) Lanes load_lanes(const float* p) { return _mm512_loadu_ps(p); }
-inline __attribute__((always_inline)) void store_lanes(float* p, Lanes x) { _mm512_storeu_ps(p, x); }
+inline __attribute__((always_inline)) Register load_register(const float* p) { return _mm512_loadu_ps(p); }
+inline __attribute__((always_inline)) void store_register(float* p, Register x) { _mm512_storeu_ps(p, x); }
 
-inline __attribute__((always_inline)) StepScalars<Lanes> spread(const StepScalars<float>& s) {
-  const auto all = [](float x) -> Lanes { return _mm512_set1_ps(x); };
+inline __attribute__((always_inline)) StepScalars<Register> spread(const StepScalars<float>& s) {
+  const auto all = [](float x) -> Register { return _mm512_set1_ps(x); };
   return {all(s.multiplier), all(s.weight_decay), all(s.keep),  all(s.lr),         all(s.decay1),
           all(s.gain1),      all(s.decay2),       all(s.gain2), all(s.root_scale), all(s.eps)};
 }
@@ -28,8 +28,8 @@ inline __attribute__((always_inline)) StepScalars<Lanes> spread(const StepScalar
 // and its halved inverse h together, then g + h * (x - g * g) with the exact residual (Markstein 1990). Why it is
 // correctly rounded whatever the estimate: tests/test_root.py, which also tries every float in [1, 4).
 template <>
-struct Root<Lanes> {
-  static inline __attribute__((always_inline)) Lanes of(Lanes x) {
+struct Root<Register> {
+  static inline __attribute__((always_inline)) Register of(Register x) {
     // By its bits, between 2^-100 and 2^100, where no product leaves the range; so not for NaN or x < 0.
     constexpr int lowest = (127 - 100) << 23, highest = (127 + 100) << 23;
     const __m512i above = _mm512_sub_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(lowest));
