@@ -4,7 +4,9 @@
 
 All optimizers of a work step the same parameters by the same gradients and states; all modules take the same tensors.
 Before the times the sides must agree: optimizers after three steps from one state to 16 units in the last place of
-the largest value, batch norm and dropout as `fusedstep bench` has it. The row takes torch's fastest way.
+the largest value, batch norm and dropout as `fusedstep bench` has it. torch adds up the squares of a gradient in
+float32 and is off by 0.2% in the norm of 30 million values: with clipping ours must agree to 16 units with torch's step
+by gradients clipped by the norm in float64, and with torch's own way to 1%. The row takes torch's fastest way.
 """
 
 from __future__ import annotations
@@ -70,11 +72,16 @@ def optimizer_sides(kind: str, shapes, *, peers: dict, ceiling: str | None, clip
     gradients = [p.grad.clone() for p in params] if clip else []
     ours = getattr(fs.torch.optim, kind)(params, max_norm=clip)
     ours.step()
-    theirs = {}
+    theirs, exact = {}, []
     for name, options in peers.items():
         optimizer = getattr(torch.optim, kind)(params, **options)
         optimizer.state = ours.state
-        theirs[f"clip_grad_norm_, {name}" if clip else name] = clipped(optimizer, params, clip)
+        if clip is None:
+            theirs[name] = optimizer.step
+            exact.append(optimizer.step)
+        else:
+            theirs[f"clip_grad_norm_, {name}"] = clipped(optimizer, params, clip)
+            exact.append(clipped(optimizer, params, clip, torch.float64))
 
     def put_gradients_back():
         for p, gradient in zip(params, gradients, strict=False):
@@ -96,11 +103,13 @@ def optimizer_sides(kind: str, shapes, *, peers: dict, ceiling: str | None, clip
                 step()
             return {name: tensor.clone() for name, tensor in tensors.items()}
 
-        wanted = [after(step) for step in theirs.values()]
         actual = after(ours.step)
-        for each in wanted:
-            for name, tensor in each.items():
-                DEVICE.assert_close_in_ulps(name, actual[name], tensor, ULPS)
+        for step in exact:
+            for name, wanted in after(step).items():
+                DEVICE.assert_close_in_ulps(name, actual[name], wanted, ULPS)
+        for step in theirs.values() if clip else ():
+            for name, wanted in after(step).items():
+                DEVICE.assert_close(name, actual[name], wanted, 0.01 * wanted.abs().max().item())
 
     if ceiling is None:
         return Sides(ours.step, theirs, check)
@@ -118,13 +127,18 @@ def optimizer_sides(kind: str, shapes, *, peers: dict, ceiling: str | None, clip
     return Sides(ours.step, theirs, check, moved, (CEILING, loop), put_gradients_back)
 
 
-def clipped(optimizer, params, clip: float | None) -> Callable[[], object]:
-    """A step of torch's."""
-    if clip is None:
-        return optimizer.step
+def clipped(optimizer, params, clip: float, dtype: torch.dtype | None = None) -> Callable[[], object]:
+    """A step of torch's behind `clip_grad_norm_`, whose norm is computed in `dtype` where one is given."""
 
     def step():
-        torch.nn.utils.clip_grad_norm_(params, clip)
+        if dtype is None:
+            torch.nn.utils.clip_grad_norm_(params, clip)
+        else:
+            norm = torch.linalg.vector_norm(
+                torch.stack([torch.linalg.vector_norm(p.grad, dtype=dtype) for p in params])
+            )
+            for p in params:
+                p.grad.mul_(min(1.0, clip / (norm.item() + 1e-6)))
         optimizer.step()
 
     return step
