@@ -143,6 +143,21 @@ def test_what_is_held_has_a_limit(monkeypatch):
     assert kept.size == 100 and kept.flags.writeable
 
 
+@reused
+def test_what_lies_idle_longest_is_marked_as_free(monkeypatch):
+    huge = _result_memory._HUGE
+    monkeypatch.setattr(_result_memory, "WARM", 2 * huge)
+    results = [_result_memory.take(100) for _ in range(4)]
+    first = results[0].ctypes.data // huge
+    while results:
+        del results[0]
+    idle = list(_result_memory._idle)
+    assert [id(m) in _result_memory._marked for m in idle] == [True, True, False, False]
+    again = [_result_memory.take(100) for _ in range(4)]
+    assert not _result_memory._idle and not _result_memory._marked
+    assert again[-1].ctypes.data // huge == first  # the oldest comes last
+
+
 def test_without_the_system_s_advices(monkeypatch):
     monkeypatch.setattr(_result_memory, "_POSSIBLE", False)
     y = fs.ops.dropout(np.ones(SIZE), 0.5, seed=1)

@@ -44,6 +44,16 @@ struct Planes {
   const T* plane(std::int64_t outer) const { return x + (outer * shape.channels + c) * shape.inner; }
 };
 
+// Asks for the lines of [first, last).
+template <class T>
+void prefetch(const T* first, const T* last) {
+#if defined(__GNUC__)
+  for (; first < last; first += kLineBytes / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(first);
+#else
+  (void)first, (void)last;
+#endif
+}
+
 // Leaves of planes whose moments are found together.
 constexpr int kTogether = 4;
 
@@ -133,12 +143,18 @@ void gradient_leaf_of_planes(const T* dy, const T* x, ChannelShape s, LeafRange 
   const T* __restrict source = Planes<T>{x, s, c}.leaf(leaf, x_buffer);
   const A mean = v.mean[c], invstd = v.invstd[c], weight = v.weight[c], bias = v.bias[c];
   Lanes<A> ts, products;
-  for_lanes_of_leaf(leaf.count(), [&, d, source, mean, invstd, weight, bias](std::int64_t i, std::int64_t j) {
+  const auto add = [&, d, source, mean, invstd, weight, bias](std::int64_t i, std::int64_t j) {
     const A xhat = normalized(widen(source[i]), mean, invstd);
     const A t = batch_norm_masked<Relu>(widen(d[i]), xhat, weight, bias);
     ts.values[j] += t;
     products.values[j] += t * xhat;
-  });
+  };
+  // Of the next leaf, which mostly lies behind this one.
+  const auto ask = [d, source](std::int64_t k) {
+    prefetch(d + kLeaf + k, d + kLeaf + k + kLanes);
+    prefetch(source + kLeaf + k, source + kLeaf + k + kLanes);
+  };
+  for_lanes_of_leaf(leaf.count(), add, ask);
   *sum_t = ts.fold();
   *sum_t_xhat = products.fold();
 }
@@ -170,13 +186,18 @@ template <bool Relu, class T>
 void gradient_leaves(const T* dy, const T* x, ChannelShape s, std::int64_t leaf0, std::int64_t leaf1, std::int64_t c0,
                      std::int64_t c1, ChannelScalars<Arithmetic<T>> v, Arithmetic<T>* sums_t,
                      Arithmetic<T>* sums_t_xhat) {
-  for (std::int64_t leaf = leaf0; leaf < leaf1; ++leaf) {
-    const LeafRange range(s, leaf);
-    Arithmetic<T>*t = sums_t + leaf * s.channels, *product = sums_t_xhat + leaf * s.channels;
-    if (s.inner == 1) {
-      gradient_leaf_of_rows<Relu>(dy, x, s, range, c0, c1 - c0, v, t + c0, product + c0);
-    } else {
-      for (std::int64_t c = c0; c < c1; ++c) gradient_leaf_of_planes<Relu>(dy, x, s, range, c, v, t + c, product + c);
+  const auto at = [s](std::int64_t leaf, std::int64_t c) { return leaf * s.channels + c; };
+  if (s.inner == 1) {
+    for (std::int64_t leaf = leaf0; leaf < leaf1; ++leaf) {
+      gradient_leaf_of_rows<Relu>(dy, x, s, LeafRange(s, leaf), c0, c1 - c0, v, sums_t + at(leaf, c0),
+                                  sums_t_xhat + at(leaf, c0));
+    }
+    return;
+  }
+  for (std::int64_t c = c0; c < c1; ++c) {
+    for (std::int64_t leaf = leaf0; leaf < leaf1; ++leaf) {
+      gradient_leaf_of_planes<Relu>(dy, x, s, LeafRange(s, leaf), c, v, sums_t + at(leaf, c),
+                                    sums_t_xhat + at(leaf, c));
     }
   }
 }
@@ -195,16 +216,6 @@ FUSEDSTEP_HD void for_memory_runs(ChannelShape s, std::int64_t begin, std::int64
     }
     i += run;
   }
-}
-
-// Asks for the lines of [first, last).
-template <class T>
-void prefetch(const T* first, const T* last) {
-#if defined(__GNUC__)
-  for (; first < last; first += kLineBytes / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(first);
-#else
-  (void)first, (void)last;
-#endif
 }
 
 // f(from, to, piece) makes the values [from, to) of y in a piece of kPiece that lies in the cache, and they are

@@ -23,7 +23,7 @@ constexpr std::int64_t kStreamPiece = 8 * kPiece;  // each ends with a fence, wh
 struct Task {
   std::int64_t channels, leaves;
 };
-constexpr Task kRows{kWidth, 16}, kPlanes{16, 4};
+constexpr Task kRows{kWidth, 16}, kPlanes{16, 16};
 
 // leaf_task(leaf0, leaf1, c0, c1) over all leaves and channels, then channel_task(c0, c1) over the channels.
 template <class T, class LeafTask, class ChannelTask>

@@ -27,11 +27,16 @@ struct Lanes {
   }
 };
 
-// add(i, lane of i) for the values of a leaf.
-template <class F>
-FUSEDSTEP_HD void for_lanes_of_leaf(std::int64_t n, F add) {
+struct Nothing {
+  FUSEDSTEP_HD void operator()(std::int64_t) const {}
+};
+
+// add(i, lane of i) for the values of a leaf; before(k) ahead of those from k on.
+template <class F, class G = Nothing>
+FUSEDSTEP_HD void for_lanes_of_leaf(std::int64_t n, F add, G before = {}) {
   const std::int64_t full = n - n % kLanes;
   for (std::int64_t k = 0; k < full; k += kLanes) {
+    before(k);
 #pragma omp simd
     for (int j = 0; j < kLanes; ++j) add(k + j, j);
   }

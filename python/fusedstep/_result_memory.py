@@ -17,10 +17,14 @@ LARGE = 1 << 25
 HELD = 1 << 30
 """Bytes that are kept for the next results at most."""
 
+WARM = 1 << 28
+"""Bytes of them that the system is not told to take when it runs short: to tell it costs 1 ms for 100 MB."""
+
 _HUGE = 1 << 21
 _POSSIBLE = hasattr(mmap, "MADV_HUGEPAGE") and hasattr(mmap, "MADV_FREE")
 
 _idle: deque[mmap.mmap] = deque()  # the last given back at the end
+_marked: set[int] = set()  # identities of what is marked as free
 
 
 def take(size: int) -> np.ndarray:
@@ -28,7 +32,7 @@ def take(size: int) -> np.ndarray:
 
     The system hands new memory out page by page at the first write and clears it before, which takes longer than the
     kernel that writes. So memory is kept for the next result of its size, as a model asks for the same sizes at each
-    step; what lies idle is marked as free, for the system to take when it runs short.
+    step; what lies idle longest is marked as free, for the system to take when it runs short.
     """
     if not _POSSIBLE:
         return aligned_zeros(size, np.uint8)
@@ -45,6 +49,7 @@ def _find(length: int) -> mmap.mmap | None:
         if len(memory) == length:
             with contextlib.suppress(ValueError):  # another thread was faster
                 _idle.remove(memory)
+                _marked.discard(id(memory))
                 return memory
     return None
 
@@ -62,12 +67,19 @@ def _map(length: int) -> mmap.mmap:
 def _give_back(memory: mmap.mmap) -> None:
     if len(memory) > HELD:
         return
-    with contextlib.suppress(OSError):
-        memory.madvise(mmap.MADV_FREE)
-        _idle.append(memory)
-    while sum(map(len, list(_idle))) > HELD:
-        with contextlib.suppress(IndexError):
-            _idle.popleft()
+    _idle.append(memory)
+    total = 0
+    for place, other in reversed(list(enumerate(_idle))):
+        total += len(other)
+        with contextlib.suppress(ValueError, OSError):  # another thread was faster, or no such advice
+            if total > HELD:
+                _idle.remove(other)
+                _marked.discard(id(other))
+            elif total > WARM and id(other) not in _marked:
+                _idle.remove(other)  # nobody may take it meanwhile
+                other.madvise(mmap.MADV_FREE)
+                _marked.add(id(other))
+                _idle.insert(place, other)
 
 
 def empty_array(x: np.ndarray) -> np.ndarray:
