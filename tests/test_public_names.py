@@ -191,6 +191,12 @@ def test_torch_names():
         assert issubclass(ours, theirs)
         added = {"relu"} if name.startswith("BatchNorm") else set()
         assert arguments(ours).keys() - {"args", "kwargs"} == arguments(theirs).keys() | added
+    from fusedstep.torch import nn, optim
+
+    assert optim.lr_scheduler is torch.optim.lr_scheduler and optim.LBFGS is torch.optim.LBFGS
+    assert nn.functional is torch.nn.functional and nn.Linear is torch.nn.Linear and "Linear" in dir(nn)
+    with pytest.raises(AttributeError, match="no attribute 'Adamm'"):
+        _ = optim.Adamm
     assert list(arguments(fs.torch.replace_modules)) == ["model", "back", "fuse_relu"]
 
 
