@@ -18,8 +18,7 @@ namespace {
 constexpr std::size_t kStateCounts[] = {FUSEDSTEP_RULES(FUSEDSTEP_STATE_COUNT)};
 #undef FUSEDSTEP_STATE_COUNT
 
-bool export_now(PyObject* tensor, DLTensor& now) {
-  const ExchangeApi* api = exchange_api(Py_TYPE(tensor));
+bool export_now(const ExchangeApi* api, PyObject* tensor, DLTensor& now) {
   if (api == nullptr) return false;
   if (api->to_tensor(tensor, &now) == 0) return true;
   PyErr_Clear();
@@ -29,9 +28,9 @@ bool export_now(PyObject* tensor, DLTensor& now) {
 // What a tensor was when it was checked.
 class Known {
  public:
-  explicit Known(py::handle tensor) {
+  explicit Known(py::handle tensor) : type_(py::type::of(tensor)), api_(exchange_api(Py_TYPE(tensor.ptr()))) {
     DLTensor now;
-    if (!export_now(tensor.ptr(), now) || now.strides == nullptr) return;
+    if (!export_now(api_, tensor.ptr(), now) || now.strides == nullptr) return;
     is_known_ = true;
     data_ = address(now);
     dtype_ = now.dtype;
@@ -42,22 +41,30 @@ class Known {
 
   bool is_known() const { return is_known_; }
 
-  // Dtype, device, shape and strides.
-  bool resembles(const DLTensor& now) const {
-    return now.ndim == static_cast<std::int32_t>(shape_.size()) && now.strides != nullptr &&
-           now.dtype.code == dtype_.code && now.dtype.bits == dtype_.bits && now.dtype.lanes == dtype_.lanes &&
-           now.device.device_type == device_.device_type && now.device.device_id == device_.device_id &&
-           std::equal(shape_.begin(), shape_.end(), now.shape) &&
-           std::equal(strides_.begin(), strides_.end(), now.strides);
+  // Another tensor's dtype, device, shape and strides are these; `now` gets its address.
+  bool resembles(PyObject* tensor, DLTensor& now) const {
+    const ExchangeApi* api =
+        type_.is(py::handle(reinterpret_cast<PyObject*>(Py_TYPE(tensor)))) ? api_ : exchange_api(Py_TYPE(tensor));
+    if (!export_now(api, tensor, now)) return false;
+    bool same = now.ndim == static_cast<std::int32_t>(shape_.size()) && now.strides != nullptr &&
+                now.dtype.code == dtype_.code && now.dtype.bits == dtype_.bits && now.dtype.lanes == dtype_.lanes &&
+                now.device.device_type == device_.device_type && now.device.device_id == device_.device_id;
+    // Not std::equal, which calls memcmp: most have one or two axes.
+    for (std::size_t i = 0; same && i < shape_.size(); ++i) {
+      same = now.shape[i] == shape_[i] && now.strides[i] == strides_[i];
+    }
+    return same;
   }
   bool is_unchanged(PyObject* tensor) const {
     DLTensor now;
-    return export_now(tensor, now) && address(now) == data_ && resembles(now);
+    return resembles(tensor, now) && address(now) == data_;
   }
 
   static void* address(const DLTensor& t) { return static_cast<char*>(t.data) + t.byte_offset; }
 
  private:
+  py::object type_;
+  const ExchangeApi* api_;
   bool is_known_ = false;
   void* data_ = nullptr;
   DLDataType dtype_{};
@@ -307,8 +314,8 @@ class StepPlan {
         if (!place->has_gradient) continue;
         Row& row = rows_[place->row - 1];
         DLTensor now;
-        if (!row.param.is_unchanged(p) || !export_now(gradient.ptr(), now)) return false;
-        if (!row.gradient.resembles(now) || has_negative_bit(gradient)) return false;
+        if (!row.param.is_unchanged(p) || !row.gradient.resembles(gradient.ptr(), now)) return false;
+        if (has_negative_bit(gradient)) return false;
         const void* data = Known::address(now);
         if (data != row.gradient_data) {
           std::int64_t bytes = now.dtype.bits / 8;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch.autograd import _profiler_enabled
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 from torch.optim import optimizer as _torch_optimizer
 
 from ...ops._dispatch import increment_versions, module_for
@@ -95,7 +95,7 @@ class FusedStep:
 
     def step(self, closure=None):
         """One optimization step; returns what `closure` returns, which is called first with gradients enabled."""
-        if is_compiling():
+        if is_dynamo_compiling():
             return self._untraced_step(closure)
         plan = self._plan
         if closure is None and plan is not None and not _profiler_enabled() and plan.run_again(self.__dict__):
