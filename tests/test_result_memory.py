@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 
 import ml_dtypes
@@ -152,9 +154,9 @@ def test_what_lies_idle_longest_is_marked_as_free(monkeypatch):
     while results:
         del results[0]
     idle = list(_result_memory._idle)
-    assert [id(m) in _result_memory._marked for m in idle] == [True, True, False, False]
+    assert [m.marked for m in idle] == [True, True, False, False]
     again = [_result_memory.take(100) for _ in range(4)]
-    assert not _result_memory._idle and not _result_memory._marked
+    assert not _result_memory._idle and not any(m.marked for m in idle)
     assert again[-1].ctypes.data // huge == first  # the oldest comes last
 
 
@@ -168,6 +170,47 @@ def test_without_the_system_s_advices(monkeypatch):
 def test_too_much():
     with pytest.raises(MemoryError):
         _result_memory.take(1 << 60)
+
+
+@reused
+def test_what_is_idle_makes_room():
+    """Within a limit of the process, as `ulimit -v` sets it."""
+    code = """
+import resource
+from fusedstep import _result_memory
+results = [_result_memory.take(64 << 20) for _ in range(4)]
+del results
+assert len(_result_memory._idle) == 4
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (32 << 20), -1))
+result = _result_memory.take(200 << 20)
+assert result.size == 200 << 20 and not _result_memory._idle
+try: _result_memory.take(400 << 20)
+except MemoryError as error: print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("cannot allocate")
+
+
+@reused
+def test_memory_comes_back_from_the_collector_at_any_time(monkeypatch):
+    class Node:
+        pass
+
+    failures = []
+    monkeypatch.setattr(sys, "unraisablehook", failures.append)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(1000):
+            for result in [_result_memory.take(100) for _ in range(3)]:
+                node = Node()
+                node.itself, node.result = node, result
+            del result, node
+    finally:
+        gc.set_threshold(*thresholds)
+    assert not failures
 
 
 @reused

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import weakref
-from collections import deque
 
 import numpy as np
 
@@ -23,8 +22,14 @@ WARM = 1 << 28
 _HUGE = 1 << 21
 _POSSIBLE = hasattr(mmap, "MADV_HUGEPAGE") and hasattr(mmap, "MADV_FREE")
 
-_idle: deque[mmap.mmap] = deque()  # the last given back at the end
-_marked: set[int] = set()  # identities of what is marked as free
+
+class _Memory(mmap.mmap):
+    marked = False  # as free
+
+
+# The last given back at the end. Memory comes back at any time, from any thread or from the collector of garbage, also
+# in the midst of the functions below: each works on a copy, and has what it could remove for itself.
+_idle: list[_Memory] = []
 
 
 def take(size: int) -> np.ndarray:
@@ -44,41 +49,45 @@ def take(size: int) -> np.ndarray:
     return placed(owner, size)
 
 
-def _find(length: int) -> mmap.mmap | None:
-    for memory in reversed(list(_idle)):
+def _find(length: int) -> _Memory | None:
+    for memory in reversed(_idle.copy()):
         if len(memory) == length:
             with contextlib.suppress(ValueError):  # another thread was faster
                 _idle.remove(memory)
-                _marked.discard(id(memory))
+                memory.marked = False
                 return memory
     return None
 
 
-def _map(length: int) -> mmap.mmap:
+def _map(length: int) -> _Memory:
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     try:
-        memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise MemoryError(f"cannot allocate {length} bytes for a result") from error
+        memory = _Memory(-1, length, flags=flags)
+    except OSError:
+        _idle.clear()  # a limit of the process counts it, too
+        try:
+            memory = _Memory(-1, length, flags=flags)
+        except OSError as error:
+            raise MemoryError(f"cannot allocate {length} bytes for a result") from error
     with contextlib.suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 
 
-def _give_back(memory: mmap.mmap) -> None:
+def _give_back(memory: _Memory) -> None:
     if len(memory) > HELD:
         return
     _idle.append(memory)
     total = 0
-    for place, other in reversed(list(enumerate(_idle))):
+    for place, other in reversed(list(enumerate(_idle.copy()))):
         total += len(other)
         with contextlib.suppress(ValueError, OSError):  # another thread was faster, or no such advice
             if total > HELD:
                 _idle.remove(other)
-                _marked.discard(id(other))
-            elif total > WARM and id(other) not in _marked:
+            elif total > WARM and not other.marked:
                 _idle.remove(other)  # nobody may take it meanwhile
                 other.madvise(mmap.MADV_FREE)
-                _marked.add(id(other))
+                other.marked = True
                 _idle.insert(place, other)
 
 
