@@ -66,8 +66,7 @@ def test_any_name_may_be_the_first():
 for name in names:
     fusedstep = fresh()
     assert name in dir(fusedstep) or name in fusedstep._MORE, name
-    getattr(fusedstep, name)
-    assert name in vars(fusedstep), name
+    assert getattr(fusedstep, name) is getattr(fusedstep, name), name
 print(len(names))
 """
     assert printed(FORGET + code) == str(len(NAMES))
@@ -146,6 +145,19 @@ def test_a_pickle_needs_no_import():
     history = pickle.dumps(fs.History([{"epoch": 1, "train_loss": 0.5}]))
     assert printed(f"import pickle; print(pickle.loads({history!r}).rows[0]['train_loss'])") == "0.5"
     assert pickle.loads(pickle.dumps(fs.fit)) is fs.fit
+
+
+@pytest.mark.parametrize("patched", ["fusedstep.training.fit", "fusedstep.fit"])
+def test_what_is_put_in_the_place_of_a_name_goes_again(patched):
+    code = f"""
+from unittest import mock
+with mock.patch({patched!r}) as other:
+    import fusedstep
+    assert fusedstep.fit is other
+from fusedstep.training import fit
+assert fusedstep.fit is fit and fit is not other
+"""
+    assert printed(code) == ""
 
 
 def test_unknown_names():

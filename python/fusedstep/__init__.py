@@ -57,9 +57,8 @@ _MORE = {  # modules that `*` and dir() leave out: sklearn and torch need packag
 
 def __getattr__(name: str):
     if name in _HOMES:
-        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-        globals()[name] = value  # the next time it is found without this function, as a module is
-        return value
+        # Not kept here: a test may have put something else in its place for a while.
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
     if name in __all__ or name in _MORE:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
