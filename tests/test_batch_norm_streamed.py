@@ -23,8 +23,8 @@ def memory_in_use(shape, dtype, offset):
 def small_batch(shape, dtype):
     """(x, dy, weight, bias) with values of few different magnitudes, and a NaN and an infinity in single channels."""
     rng = np.random.default_rng(0)
-    x = np.resize(rng.normal(1, 2, 10_007), shape).astype(dtype)
-    dy = np.resize(rng.normal(0, 1, 9_973), shape).astype(dtype)
+    x = np.resize(rng.normal(1, 2, 10_007).astype(dtype), shape)
+    dy = np.resize(rng.normal(0, 1, 9_973).astype(dtype), shape)
     x.reshape(x.shape[0], x.shape[1], -1)[-1, 1, -1] = np.nan
     x.reshape(x.shape[0], x.shape[1], -1)[0, 2, 0] = np.inf
     return x, dy, *(rng.normal(size=shape[1]).astype(dtype) for _ in range(2))
