@@ -7,7 +7,7 @@
 #include <optional>
 #include <unordered_map>
 
-#include "dlpack.h"
+#include "known_tensor.h"
 #include "step_bucket.h"
 #include "step_settings.h"
 
@@ -17,60 +17,6 @@ namespace {
 #define FUSEDSTEP_STATE_COUNT(rule) rule::states,
 constexpr std::size_t kStateCounts[] = {FUSEDSTEP_RULES(FUSEDSTEP_STATE_COUNT)};
 #undef FUSEDSTEP_STATE_COUNT
-
-bool export_now(const ExchangeApi* api, PyObject* tensor, DLTensor& now) {
-  if (api == nullptr) return false;
-  if (api->to_tensor(tensor, &now) == 0) return true;
-  PyErr_Clear();
-  return false;
-}
-
-// What a tensor was when it was checked.
-class Known {
- public:
-  explicit Known(py::handle tensor) : type_(py::type::of(tensor)), api_(exchange_api(Py_TYPE(tensor.ptr()))) {
-    DLTensor now;
-    if (!export_now(api_, tensor.ptr(), now) || now.strides == nullptr) return;
-    is_known_ = true;
-    data_ = address(now);
-    dtype_ = now.dtype;
-    device_ = now.device;
-    shape_.assign(now.shape, now.shape + now.ndim);
-    strides_.assign(now.strides, now.strides + now.ndim);
-  }
-
-  bool is_known() const { return is_known_; }
-
-  // Another tensor's dtype, device, shape and strides are these; `now` gets its address.
-  bool resembles(PyObject* tensor, DLTensor& now) const {
-    const ExchangeApi* api =
-        type_.is(py::handle(reinterpret_cast<PyObject*>(Py_TYPE(tensor)))) ? api_ : exchange_api(Py_TYPE(tensor));
-    if (!export_now(api, tensor, now)) return false;
-    bool same = now.ndim == static_cast<std::int32_t>(shape_.size()) && now.strides != nullptr &&
-                now.dtype.code == dtype_.code && now.dtype.bits == dtype_.bits && now.dtype.lanes == dtype_.lanes &&
-                now.device.device_type == device_.device_type && now.device.device_id == device_.device_id;
-    // Not std::equal, which calls memcmp: most have one or two axes.
-    for (std::size_t i = 0; same && i < shape_.size(); ++i) {
-      same = now.shape[i] == shape_[i] && now.strides[i] == strides_[i];
-    }
-    return same;
-  }
-  bool is_unchanged(PyObject* tensor) const {
-    DLTensor now;
-    return resembles(tensor, now) && address(now) == data_;
-  }
-
-  static void* address(const DLTensor& t) { return static_cast<char*>(t.data) + t.byte_offset; }
-
- private:
-  py::object type_;
-  const ExchangeApi* api_;
-  bool is_known_ = false;
-  void* data_ = nullptr;
-  DLDataType dtype_{};
-  DLDevice device_{};
-  std::vector<std::int64_t> shape_, strides_;
-};
 
 enum class Method { kSgd, kAdagrad, kRmsprop, kAdam };
 
@@ -169,7 +115,7 @@ class StepPlan {
         const py::object& p = columns_[b][0][i];
         const auto found = waiting.find(p.ptr());
         if (found == waiting.end()) return false;
-        rows_.push_back({b, i, Known(p), Known(columns_[b][1][i]), nullptr});
+        rows_.push_back({b, i, KnownTensor(p), KnownTensor(columns_[b][1][i]), nullptr});
         found->second->row = rows_.size();
         waiting.erase(found);
         if (!rows_.back().param.is_known() || !rows_.back().gradient.is_known()) return false;
@@ -177,7 +123,7 @@ class StepPlan {
         const py::object dict = state[p];
         for (std::size_t k = 0; k < names.size(); ++k) {
           const py::object tensor = dict[names[k]];
-          states_.push_back({dict, py::reinterpret_borrow<py::object>(names[k]), tensor, Known(tensor)});
+          states_.push_back({dict, py::reinterpret_borrow<py::object>(names[k]), tensor, KnownTensor(tensor)});
           if (!states_.back().known.is_known()) return false;
         }
       }
@@ -218,12 +164,12 @@ class StepPlan {
   };
   struct Row {
     std::size_t bucket, index;
-    Known param, gradient;
+    KnownTensor param, gradient;
     const void* gradient_data;  // at the last step, when it was found apart from all that is written
   };
   struct StateTensor {
     py::object dict, key, tensor;
-    Known known;
+    KnownTensor known;
   };
 
   void read_options(const py::tuple& options) {
@@ -316,7 +262,7 @@ class StepPlan {
         DLTensor now;
         if (!row.param.is_unchanged(p) || !row.gradient.resembles(gradient.ptr(), now)) return false;
         if (has_negative_bit(gradient)) return false;
-        const void* data = Known::address(now);
+        const void* data = KnownTensor::address(now);
         if (data != row.gradient_data) {
           std::int64_t bytes = now.dtype.bits / 8;
           for (int axis = 0; axis < now.ndim; ++axis) bytes *= now.shape[axis];
