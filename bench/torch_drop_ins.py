@@ -7,6 +7,9 @@ Before the times the sides must agree: optimizers after three steps from one sta
 the largest value, batch norm and dropout as `fusedstep bench` has it. torch adds up the squares of a gradient in
 float32 and is off by 0.2% in the norm of 30 million values: with clipping ours must agree to 16 units with torch's step
 by gradients clipped by the norm in float64, and with torch's own way to 1%. The row takes torch's fastest way.
+
+Large results are part of the times of the modules, as each library makes them: torch has the system's allocator, which
+takes new pages each time, and ours are written to memory that was used before.
 """
 
 from __future__ import annotations
