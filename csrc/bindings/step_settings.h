@@ -14,21 +14,22 @@ namespace py = pybind11;
 class StepSettings {
  public:
   // attributes: the optimizer's __dict__; keys: hyper-parameters of a group; hooks: the hooks of all optimizers.
+  // Nothing where one is not there, or hangs on a subclass of dict: it may be computed.
   void remember(const py::dict& attributes, const py::tuple& keys, const py::tuple& hooks) {
     values_.clear();
+    Values values;
     for (const char* name : {"max_norm", "ema_decay", "param_groups", "state"}) {
-      const py::str key = interned(name);
-      values_.emplace_back(key, attributes[key]);
+      if (!add(attributes, interned(name), values)) return;
     }
     hooks_ = hooks;
     groups_.clear();
-    for (const py::handle item : groups()) {
-      const auto group = py::reinterpret_borrow<py::dict>(item);
-      groups_.push_back({group, {}});
+    for (const py::handle item : py::reinterpret_borrow<py::list>(values[2].second)) {
+      groups_.push_back({py::reinterpret_borrow<py::dict>(item), {}});
       for (const py::handle key : keys) {
-        groups_.back().second.emplace_back(py::reinterpret_borrow<py::object>(key), group[key]);
+        if (!add(groups_.back().first, py::reinterpret_borrow<py::object>(key), groups_.back().second)) return;
       }
     }
+    values_ = std::move(values);
   }
 
   bool are_those_of(const py::dict& attributes) const {
@@ -65,6 +66,11 @@ class StepSettings {
     PyObject* value = PyDict_GetItemWithError(dict.ptr(), key.ptr());
     if (value == nullptr && PyErr_Occurred()) throw py::error_already_set();
     return value;
+  }
+  static bool add(const py::dict& dict, const py::object& key, Values& values) {
+    PyObject* value = PyDict_CheckExact(dict.ptr()) ? find(dict, key) : nullptr;
+    if (value != nullptr) values.emplace_back(key, py::reinterpret_borrow<py::object>(value));
+    return value != nullptr;
   }
   static bool hold(const py::dict& dict, const Values& values) {
     for (const auto& [key, value] : values) {
