@@ -6,6 +6,7 @@ import copy
 import gc
 import weakref
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -312,3 +313,37 @@ def test_subclasses(method):
     train(mine, params)
     train(plain, others)
     assert mine.calls == 5 and same_bits(values(params), values(others))
+
+
+@pytest.mark.parametrize("make", [torch.from_numpy, np.asarray], ids=["tensor", "array"])
+@methods
+def test_a_number_in_the_place_of_which_comes_a_tensor_of_its_value(method, make):
+    """As torch's schedulers then fill it in place."""
+    ours, theirs = (run_with_a_late_tensor(cls, make) for cls in classes(method))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def run_with_a_late_tensor(cls, make):
+    p = torch.nn.Parameter(torch.arange(1.0, 6.0, dtype=torch.float64))
+    optimizer = cls([p], lr=0.125)
+    for i in range(8):
+        if i == 3:
+            optimizer.param_groups[0]["lr"] = make(np.array(0.125))
+        if i == 6:
+            optimizer.param_groups[0]["lr"][...] = 1.0
+        p.grad = p.detach() * (i + 1)
+        optimizer.step()
+    return p.detach()
+
+
+@methods
+def test_differentiable_is_noticed_at_any_time(method):
+    cls, _ = classes(method)
+    params = parameters()
+    optimizer = cls(params)
+    train(optimizer, params, 3)
+    optimizer.param_groups[0]["differentiable"] = True
+    before = [p.clone() for p in params]
+    with pytest.raises(RuntimeError, match="'differentiable' must be False"):
+        optimizer.step()
+    assert same_bits(values(params), values(before))

@@ -87,7 +87,7 @@ class FusedStep:
     def _read_options(self) -> tuple:
         """The options of each group; the very same tuples as long as nothing in a group changes."""
         values = [self._read(group) for group in self.param_groups]
-        if values == self._values:
+        if values == self._values and all(map(_is_fixed, values)):  # a tensor may equal the number that was there
             return self._options
         self._options = tuple(self._group_options(v) for v in values)
         self._values = values if all(map(_is_fixed, values)) else []
@@ -133,6 +133,7 @@ class FusedStep:
             if skip is True:
                 return loss
         self._check_own()
+        self._refuse_differentiable()
         options = self._read_options()
         ema_decay = self.ema_decay or 0.0
         if self._plan is not None and self._plan.run_attached(
@@ -149,7 +150,7 @@ class FusedStep:
     def _remember(self, multiplier, skip) -> None:
         """Let `step` run the plan at once, as long as all stays as it was just checked."""
         if self._values and skip is None and type(multiplier) is float and multiplier == 1.0:
-            self._plan.remember(self.__dict__, self._keys, _HOOKS_OF_ALL)
+            self._plan.remember(self.__dict__, (*self._keys, "differentiable"), _HOOKS_OF_ALL)
 
     def _scaling(self):
         """(grad_multiplier, whether to skip) as GradScaler has left them on this optimizer."""
@@ -163,7 +164,6 @@ class FusedStep:
 
     def _new_step(self, options: tuple, multiplier, skip) -> None:
         """A step on tensors that are looked at for the first time, or anew."""
-        self._refuse_differentiable()
         rows = [
             make_row(self, index, p, self._states(options[index]))
             for index, group in enumerate(self.param_groups)
