@@ -6,6 +6,7 @@
 #include "../kernels.h"
 #include "../math/batch_norm.h"
 #include "../math/half.h"
+#include "line.h"
 #include "reduce.h"
 #include "stream.h"
 
@@ -47,11 +48,7 @@ struct Planes {
 // Asks for the lines of [first, last).
 template <class T>
 void prefetch(const T* first, const T* last) {
-#if defined(__GNUC__)
-  for (; first < last; first += kLineBytes / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(first);
-#else
-  (void)first, (void)last;
-#endif
+  for (; first < last; first += kLine<T>) prefetch_line(first);
 }
 
 // Leaves of planes whose moments are found together.

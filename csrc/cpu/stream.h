@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "../math/hd.h"
+#include "line.h"
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -18,8 +19,6 @@
 
 namespace fusedstep {
 namespace {
-
-constexpr std::int64_t kLineBytes = 64;
 
 // Results of fewer bytes are left to the cache. Read off dropout and a sum of its result: below, the sum loses more
 // than dropout gains.
@@ -43,13 +42,6 @@ inline bool is_streamed(const void* target, std::int64_t bytes) {
   (void)target, (void)bytes;
   return false;
 #endif
-}
-
-// How many values lie before the first that begins a line: pieces that begin there are stored fastest, in both ways.
-template <class T>
-FUSEDSTEP_HD std::int64_t values_before_line(const T* p) {
-  return -static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(p) / sizeof(T)) &
-         (kLineBytes / static_cast<std::int64_t>(sizeof(T)) - 1);
 }
 
 // Copies `bytes` from a piece that lies in the cache; whole lines of the target go around it.
