@@ -347,3 +347,14 @@ def test_differentiable_is_noticed_at_any_time(method):
     with pytest.raises(RuntimeError, match="'differentiable' must be False"):
         optimizer.step()
     assert same_bits(values(params), values(before))
+
+
+@pytest.mark.parametrize("name", ["max_norm", "ema_decay", "state_dtype"])
+@methods
+def test_options_of_all_groups_are_refused_in_one(method, name):
+    cls, _ = classes(method)
+    optimizer = cls(parameters())
+    for make in (cls, lambda groups: optimizer.add_param_group(groups[0])):
+        with pytest.raises(ValueError, match=rf"\[{method}\] '{name}' is one for all groups"):
+            make([{"params": parameters(), name: 1.0}])
+    assert len(optimizer.param_groups) == 1

@@ -8,18 +8,22 @@ from collections import Counter
 import torch
 
 from . import nn
+from .nn.batch_norm import has_relu
 
 _OURS = {getattr(torch.nn, name): getattr(nn, name) for name in nn.__all__}
 _TORCHS = {ours: theirs for theirs, ours in _OURS.items()}
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-class FusedReLU(torch.nn.Identity):
-    """Stands in a Sequential where a ReLU was that the batch norm before it has taken over."""
+class FusedReLU(torch.nn.ReLU):
+    """Stands in a Sequential where a ReLU was that the batch norm before it has taken over.
 
-    def __init__(self, inplace: bool):
-        super().__init__()
-        self.inplace = inplace
+    Where that norm has been changed for another module since, or its result changed, it is a ReLU again.
+    """
+
+    @torch.compiler.disable  # it asks a tensor for an attribute, right behind a module that breaks the graph anyway
+    def forward(self, input):
+        return input if has_relu(input) else super().forward(input)
 
 
 def replace_modules(model, *, back=False, fuse_relu=False):
@@ -36,8 +40,9 @@ def replace_modules(model, *, back=False, fuse_relu=False):
     back : bool
         Turn ours into torch's instead, for instance before an export, or for gradients of gradients.
     fuse_relu : bool
-        In a `torch.nn.Sequential`, also let a batch norm take over the ReLU right behind it, whose place an identity
-        keeps for the way back. Left out where one of the two has hooks, or the batch norm is in the model twice.
+        In a `torch.nn.Sequential`, also let a batch norm take over the ReLU right behind it, whose place a `FusedReLU`
+        keeps for the way back; the norm's own output is then the ReLU's. Left out where one of the two has hooks, or
+        the batch norm is in the model twice.
 
     Returns
     -------
@@ -92,12 +97,11 @@ def _fuse_relus(model) -> None:
         if norm.relu or places[id(norm)] > 1 or _has_hooks(norm) or _has_hooks(relu):
             continue
         norm.relu = True
-        setattr(sequential, name, FusedReLU(relu.inplace).train(relu.training))
+        setattr(sequential, name, FusedReLU(relu.inplace).train(relu.training))  # `relu` may be elsewhere, too
 
 
 def _give_relus_back(model) -> None:
-    pairs = list(_pairs(model, FusedReLU))
-    fused = {id(norm) for _, norm, *_ in pairs}
+    fused = {id(norm): norm for _, norm, *_ in _pairs(model, FusedReLU)}
     for name, module in model.named_modules():
         if type(module) in _BATCH_NORMS and module.relu and id(module) not in fused:
             where = repr(name) if name else "the model"
@@ -106,9 +110,11 @@ def _give_relus_back(model) -> None:
                 "a Sequential in its place would rename the entries of the state dict; "
                 "put a ReLU behind it and set its 'relu' to False"
             )
-    for sequential, norm, name, identity in pairs:
-        del norm.relu  # the class says False
-        setattr(sequential, name, torch.nn.ReLU(identity.inplace).train(identity.training))
+    for norm in fused.values():
+        norm.__dict__.pop("relu", None)  # the class says False
+    for module in model.modules():  # also those whose norm has gone
+        if type(module) is FusedReLU:
+            module.__class__ = torch.nn.ReLU
 
 
 def _has_hooks(module) -> bool:

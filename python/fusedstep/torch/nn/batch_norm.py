@@ -59,6 +59,16 @@ class _Gradients(Function):
         raise RuntimeError(REFUSAL.format("BatchNorm", "double backward"))
 
 
+def has_relu(x) -> bool:
+    """Whether `x` is the result of one of these modules with a ReLU, as that left it."""
+    mark = getattr(x, "_fusedstep_relu", _UNMARKED)
+    return mark is not _UNMARKED and mark == (None if x.is_inference() else x._version)
+
+
+_UNMARKED = object()
+
+
+@torch.compiler.disable
 def _gradients(dy, x, weight, bias, mean, var, settings):
     """`ops.batch_norm_backward`"""
     eps, relu, training, bias_dtype = settings
@@ -123,7 +133,10 @@ class _FusedBatchNorm:
         elif momentum is None:
             momentum = 0.0 if count is None else 1 / (float(count) + 1)
         statistics = (mean, var, count)
-        return _Normalize.apply(_as_dense(input), weight, bias, *statistics, training, momentum, self.eps, self.relu)
+        y = _Normalize.apply(_as_dense(input), weight, bias, *statistics, training, momentum, self.eps, self.relu)
+        if self.relu:
+            y._fusedstep_relu = None if y.is_inference() else y._version  # for `has_relu`
+        return y
 
 
 class BatchNorm1d(_FusedBatchNorm, torch.nn.BatchNorm1d):
@@ -149,7 +162,7 @@ class BatchNorm2d(_FusedBatchNorm, torch.nn.BatchNorm2d):
     relu : bool
         ReLU behind it, in the same pass; equal to ``Sequential(BatchNorm2d(...), ReLU())``, NaN passes. What torch
         turns into something else as a batch norm (``SyncBatchNorm.convert_sync_batchnorm``, fusion with a
-        convolution) loses the ReLU.
+        convolution) loses the ReLU; one that `replace_modules` has fused then comes back by itself.
 
     Raises
     ------

@@ -77,6 +77,12 @@ class FusedStep:
         """(lr, weight_decay, decoupled, maximize) and the method's own, from the values of `_keys`, checked."""
         raise NotImplementedError
 
+    def add_param_group(self, param_group: dict) -> None:
+        for name in ("max_norm", "ema_decay", "state_dtype"):
+            if isinstance(param_group, dict) and name in param_group:
+                raise ValueError(f"[{self._method}] {name!r} is one for all groups: give it to the optimizer")
+        super().add_param_group(param_group)
+
     def _common(self, lr, weight_decay, maximize, *, decoupled=False) -> tuple:
         if isinstance(lr, torch.Tensor):
             lr = lr.detach().reshape(()) if lr.is_cuda else lr.item()
@@ -96,7 +102,7 @@ class FusedStep:
     def step(self, closure=None):
         """One optimization step; returns what `closure` returns, which is called first with gradients enabled."""
         if is_dynamo_compiling():
-            return self._untraced_step(closure)
+            return self._checked_step(closure)
         plan = self._plan
         if closure is None and plan is not None and not _profiler_enabled() and plan.run_again(self.__dict__):
             try:
@@ -108,6 +114,7 @@ class FusedStep:
 
     step.hooked = True  # hooks are called and the profiler is told below, only where there are any
 
+    @torch.compiler.disable
     def _checked_step(self, closure):
         if (
             self._optimizer_step_pre_hooks
@@ -118,8 +125,6 @@ class FusedStep:
         ):
             return _observed_step(self, closure)
         return self._step(closure)
-
-    _untraced_step = torch.compiler.disable(_checked_step)
 
     def _step(self, closure=None):
         loss = None
