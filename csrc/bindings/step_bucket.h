@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 
 #include "step_input.h"
@@ -16,6 +17,10 @@ class StepCounter {
         wide_(tensor.attr("itemsize").cast<int>() == 8) {}
 
   double get() const { return wide_ ? *static_cast<double*>(data_) : double{*static_cast<float*>(data_)}; }
+  bool is_count() const {
+    const double count = get();
+    return count >= 0 && count < 9e15 && count == std::floor(count);
+  }
   void advance() const {
     if (wide_) {
       *static_cast<double*>(data_) += 1;

@@ -138,7 +138,8 @@ class StepPlan {
     const Busy busy(busy_, name_);
     std::vector<py::object> gradients;  // held while the kernels run
     gradients.reserve(rows_.size());
-    if (!groups_match(groups, gradients) || !state_matches(state) || !options_match(options)) return false;
+    if (!groups_match(groups, gradients) || !state_matches(state) || !counters_count()) return false;
+    if (!options_match(options)) return false;
     execute(extras);
     return true;
   }
@@ -154,6 +155,21 @@ class StepPlan {
     const py::object max_norm = settings_.max_norm();
     return run_attached(settings_.groups(), settings_.state(), options_,
                         {one_, max_norm, py::none(), settings_.ema_decay()});
+  }
+
+  // For Python's collector: f(object) for each that is held. A parameter may lead back to its optimizer.
+  template <class F>
+  void visit(const F& f) const {
+    f(options_), f(one_);
+    for (const auto& bucket : columns_) {
+      for (const auto& column : bucket) std::for_each(column.begin(), column.end(), f);
+    }
+    std::for_each(steps_.begin(), steps_.end(), f);
+    std::for_each(extra_.begin(), extra_.end(), f);
+    for (const Place& place : places_) f(place.param);
+    for (const StateTensor& s : states_) f(s.dict), f(s.key), f(s.tensor);
+    for (const auto& [param, dict] : entries_) f(param), f(dict);
+    settings_.visit(f);
   }
 
  private:
@@ -173,11 +189,13 @@ class StepPlan {
   };
 
   void read_options(const py::tuple& options) {
-    options_ = options;
-    calls_.clear();
+    std::vector<launch::Step> calls;
     for (const py::handle group : options) {
-      calls_.push_back(configure(method_, py::reinterpret_borrow<py::tuple>(group)));
+      calls.push_back(configure(method_, py::reinterpret_borrow<py::tuple>(group)));
     }
+    calls_ = std::move(calls);
+    options_ = options;
+    settings_.forget();  // they had other options
   }
 
   void add_bucket(const py::tuple& given) {
@@ -203,10 +221,9 @@ class StepPlan {
     if (!given[5].is_none()) {
       for (const py::handle counter : given[5]) {
         bucket.counters.emplace_back(counter);
-        const double count = bucket.counters.back().get();
-        if (count >= 0 && count < 9e15 && count == std::floor(count)) continue;
+        if (bucket.counters.back().is_count()) continue;
         throw py::value_error("[" + name_ + "] 'step' of a parameter's state must be a count but got " +
-                              std::to_string(count));
+                              std::to_string(bucket.counters.back().get()));
       }
     }
     columns_.emplace_back();
@@ -293,6 +310,13 @@ class StepPlan {
       if (!s.known.is_unchanged(s.tensor.ptr())) return false;
     }
     return true;
+  }
+
+  // Their values may have been set in place.
+  bool counters_count() const {
+    return std::all_of(buckets_.begin(), buckets_.end(), [](const auto& bucket) {
+      return std::all_of(bucket->counters.begin(), bucket->counters.end(), [](const auto& c) { return c.is_count(); });
+    });
   }
 
   // The rules must stay those that the states were made for.
@@ -389,10 +413,26 @@ class StepPlan {
   std::atomic<bool> busy_{false};
 };
 
+// An optimizer holds its plan in its __dict__, which the collector clears: to be seen is enough.
+int traverse(PyObject* self, visitproc visit, void* arg) {
+  Py_VISIT(Py_TYPE(self));
+  if (!py::detail::is_holder_constructed(self)) return 0;
+  int result = 0;
+  py::cast<const StepPlan&>(py::handle(self)).visit([&](const py::handle& object) {
+    if (result == 0 && object) result = visit(object.ptr(), arg);
+  });
+  return result;
+}
+
+void collect(PyHeapTypeObject* type) {
+  type->ht_type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type->ht_type.tp_traverse = traverse;
+}
+
 }  // namespace
 
 void bind_step_plan(py::module_& m) {
-  py::class_<StepPlan>(m, "StepPlan", py::module_local())
+  py::class_<StepPlan>(m, "StepPlan", py::module_local(), py::custom_type_setup(collect))
       .def(py::init<const std::string&, const py::list&, const py::tuple&>())
       .def("attach", &StepPlan::attach)
       .def("remember", &StepPlan::remember)

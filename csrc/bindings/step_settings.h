@@ -16,7 +16,7 @@ class StepSettings {
   // attributes: the optimizer's __dict__; keys: hyper-parameters of a group; hooks: the hooks of all optimizers.
   // Nothing where one is not there, or hangs on a subclass of dict: it may be computed.
   void remember(const py::dict& attributes, const py::tuple& keys, const py::tuple& hooks) {
-    values_.clear();
+    forget();
     Values values;
     for (const char* name : {"max_norm", "ema_decay", "param_groups", "state"}) {
       if (!add(attributes, interned(name), values)) return;
@@ -31,6 +31,8 @@ class StepSettings {
     }
     values_ = std::move(values);
   }
+
+  void forget() { values_.clear(); }
 
   bool are_those_of(const py::dict& attributes) const {
     static const py::str *const found_inf = new py::str(interned("found_inf")),
@@ -50,6 +52,17 @@ class StepSettings {
       if (PyList_GET_ITEM(now.ptr(), static_cast<Py_ssize_t>(i)) != group.ptr() || !hold(group, values)) return false;
     }
     return true;
+  }
+
+  // For Python's collector: f(object) for each that is held.
+  template <class F>
+  void visit(const F& f) const {
+    const auto visit_values = [&](const Values& values) {
+      for (const auto& [key, value] : values) f(key), f(value);
+    };
+    visit_values(values_);
+    for (const auto& [group, values] : groups_) f(group), visit_values(values);
+    f(hooks_);
   }
 
   py::object max_norm() const { return values_[0].second; }

@@ -38,6 +38,8 @@ class FusedStep:
         own = self.max_norm, self.ema_decay
         if own == self._own:
             return
+        if self._own and (self._own[1] is None) != (self.ema_decay is None):
+            self._plan = None  # it has, or lacks, the averages
         check_max_norm(self._method, self.max_norm)
         if self.ema_decay is not None:
             check_range(self._method, "ema_decay", self.ema_decay, 0, 1, closed=True)
