@@ -16,8 +16,7 @@ using namespace cpu;
 
 namespace {
 
-constexpr std::int64_t kPiece = 16384;             // memory indices a task
-constexpr std::int64_t kStreamPiece = 8 * kPiece;  // each ends with a fence, which waits for lines written in part
+constexpr std::int64_t kPiece = 16384;  // memory indices a task
 
 // Channels and leaves a task: what neighbouring channels have in one page is read while it is at hand.
 struct Task {

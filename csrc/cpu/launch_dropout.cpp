@@ -14,9 +14,6 @@ using namespace cpu;
 namespace {
 
 constexpr std::int64_t kPiece = 16384;  // values a task; a multiple of 8
-// A task that streams ends with a fence, which waits for the line that it wrote in part: with fewer values a task
-// unaligned results take a quarter longer.
-constexpr std::int64_t kStreamPiece = 8 * kPiece;
 
 // How much longer a value takes than its bytes alone would, for the cut-off of threads.
 constexpr std::int64_t kRandomWork = 4;
