@@ -48,7 +48,8 @@ class Run:
     batch_index : int
         The running batch of the epoch, from 0.
     batch : tuple of ndarray
-        Its arrays, on the model's device; those that `fit` copied to a GPU are overwritten by later batches.
+        Its arrays, on the model's device; those that `fit` gathered or copied there are overwritten by later
+        batches.
     batch_loss : float
         Its loss, before the step. On a GPU reading it waits for the device.
     stop : bool
