@@ -208,7 +208,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.work or ():
         if name not in chosen:
             parser.error(f"argument --work: there is no {name!r}; there are {', '.join(chosen)}")
-    return measure(DEVICE, [chosen[name] for name in options.work or chosen], options, "python bench/torch_drop_ins.py")
+    table = {"torch drop-ins": [chosen[name] for name in options.work or chosen]}
+    return measure(DEVICE, table, options, "python bench/torch_drop_ins.py")
 
 
 if __name__ == "__main__":

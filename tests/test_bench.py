@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 import fusedstep
 from fusedstep import cli
-from fusedstep._bench import command, layers, steps
+from fusedstep._bench import command, layers, plot, steps, timing
 from fusedstep._bench.device import Device
-from fusedstep._bench.table import Sides, Work, header, line, row
+from fusedstep._bench.table import CEILING, Sides, Work, header, lines, row
 from fusedstep._bench.timing import in_turn, summary
 
 compiled = pytest.mark.skipif(fusedstep.info()["backend"] == "reference", reason="torch tensors need the module")
@@ -43,18 +45,34 @@ def test_a_row_takes_the_fastest_peer_and_judges_the_targets():
     assert result["GB/s"] == pytest.approx(2.0) and result["share"] == pytest.approx(0.95)
     assert {name: target["met"] for name, target in result["targets"].items()} == {"share": True, "ratio": False}
     assert "targets" not in row(work, sides, seconds, judged=False)
-    text = line(result)
-    for part in ("title", "2000.0 [2000.0, 2000.0]", "2 of 2", "0.95", "fast", "3000.0 [1500.0, 6000.0]", "1.50"):
-        assert part in text
-    assert text.endswith("share >= 0.95: met, ratio >= 1.6: MISSED")
-    assert text.index("fast") == header().index("peer") and json.dumps(result)
+    assert result["turns"] == 4 and result["peers"]["slow"]["ratio"] == pytest.approx(2.5) and json.dumps(result)
+    ours, slow, fast = lines(result)
+    for part in ("title", "2.00 [2.00, 2.00] ms", "2 of 2.11", "0.95"):
+        assert part in ours
+    assert ours.endswith("share >= 0.95: met, ratio >= 1.6: MISSED")
+    assert slow.split() == ["slow", "5.00", "[5.00,", "5.00]", "ms", "2.50x"]
+    assert fast.split() == ["fast", "3.00", "[1.50,", "6.00]", "ms", "1.50x"]
+    assert len(header()) > header().index("ratio") == ours.index("0.95") - 1
+
+
+def test_a_target_beside_one_peer():
+    """Judged where that peer is there; a missing one is a line, as remarks are."""
+    sides, seconds = made()
+    sides = replace(sides, missing={"JAX": "jax is missing"}, remarks=lambda: ["it is cold"])
+    work = Work("name", "title", lambda small: sides, "host", {"slow": 2.0, "fast": 2.0, "JAX": 2.0}, {"size": 3})
+    result = row(work, sides, seconds, judged=True)
+    assert [target["met"] for target in result["targets"].values()] == [True, False, None] and result["size"] == 3
+    text = lines(result)
+    assert text[0].endswith("slow >= 2: met, fast >= 2: MISSED, JAX >= 2: not judged, the peer is missing")
+    assert text[-2].split() == ["JAX", "jax", "is", "missing"] and text[-1] == "    it is cold"
 
 
 def test_a_row_without_peer_and_bytes():
     sides, seconds = made(peers=())
     result = row(Work("name", "title", lambda small: sides, "host"), sides, seconds, judged=True)
     assert not {"peer", "ratio", "GB/s", "share"} & result.keys()
-    assert line(result).split() == ["title", "2000.0", "[2000.0,", "2000.0]"]
+    (only,) = lines(result)
+    assert only.split() == ["title", "fusedstep", "2.00", "[2.00,", "2.00]", "ms"]
 
 
 def test_functions_run_in_turn():
@@ -63,6 +81,17 @@ def test_functions_run_in_turn():
     seconds = in_turn(functions, repeats=2, warm_up=1, before=lambda: calls.append("-"))
     assert "".join(calls) == "ab" + "-a-b" * 2 and {len(times) for times in seconds.values()} == {2}
     assert summary([3.0]) == {"median": 3.0, "lower": 3.0, "upper": 3.0}
+
+
+def test_turns_end_with_the_budget(monkeypatch):
+    """A second passes with each look at the clock."""
+    now = itertools.count()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(now)))
+    assert len(in_turn({"a": nothing}, repeats=100, budget=1.0)["a"]) == timing.LEAST_TURNS
+    assert len(in_turn({"a": nothing}, repeats=2, budget=1.0)["a"]) == 2
+    calls = []
+    in_turn({"a": lambda: calls.append(1)}, repeats=1, warm_up=1, calls=200, budget=50.0)
+    assert len(calls) == 1 + 5, "the turn of the warm-up took two seconds"
 
 
 def test_events_stand_around_the_call_alone():
@@ -166,7 +195,7 @@ def test_the_table_of_the_cpu(capsys, tmp_path):
     arguments = ["--quick", "--work", "adam-small", "--repeats", "2", "--json", str(path)]
     code, out, err = run(capsys, *arguments)
     assert (code, err) == (0, "")
-    assert out.splitlines()[-2] == header() and "torch fused" in out.splitlines()[-1]
+    assert out.splitlines()[-4:-2] == ["kernels", header()] and "torch fused" in out.splitlines()[-1]
     stored = json.loads(path.read_text())
     (only,) = stored["rows"]
     assert only["work"] == "adam-small" and only["ratio"] > 0 and "targets" not in only
@@ -185,12 +214,12 @@ def test_torch_is_imported_first(capsys, monkeypatch):
         return SimpleNamespace(returncode=7)
 
     monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.setattr(command, "require", lambda module, extra: None)
     monkeypatch.setattr(command.subprocess, "run", child)
-    assert run(capsys, "--work", "adam-small", "--json", "a b.json", "--quick")[0] == 7
+    assert run(capsys, "kernels", "--work", "adam-small", "--json", "a b.json", "--plot", "p.png", "--quick")[0] == 7
     assert asked[0][:2] == [sys.executable, "-c"] and asked[0][2].index("torch") < asked[0][2].index("fusedstep")
     again = cli._parser().parse_args(asked[0][3:])
-    assert (again.device, again.work, str(again.json), again.quick) == ("cpu", ["adam-small"], "a b.json", True)
+    assert (again.device, again.tables, again.work, again.quick) == ("cpu", ["kernels"], ["adam-small"], True)
+    assert (str(again.json), str(again.plot)) == ("a b.json", "p.png")
 
 
 @compiled
@@ -204,13 +233,13 @@ def test_a_work_that_fails_leaves_the_others(capsys, monkeypatch, tmp_path):
         return Sides(nothing, {"peer": nothing}, nothing)
 
     works = [Work("bad", "bad", fail, "host"), Work("good", "good", misses, "host", {"ratio": 1e9})]
-    monkeypatch.setattr(command, "_works", lambda device: works)
+    monkeypatch.setattr(command, "_works", lambda device, table: works)
     path = tmp_path / "result.json"
-    code, out, _ = run(capsys, "--repeats", "3", "--json", str(path))
-    assert code == 1 and "bad: FAILED: params differ by 3" in out and out.splitlines()[-1].endswith("MISSED")
+    code, out, _ = run(capsys, "kernels", "--repeats", "3", "--json", str(path))
+    assert code == 1 and "bad: FAILED: params differ by 3" in out and out.splitlines()[-2].endswith("MISSED")
     stored = json.loads(path.read_text())
     assert stored["failures"] == {"bad": "params differ by 3"} and [r["work"] for r in stored["rows"]] == ["good"]
-    assert run(capsys, "--repeats", "3", "--work", "good")[0] == 0, "a missed target is no failure"
+    assert run(capsys, "kernels", "--repeats", "3", "--work", "go*")[0] == 0, "a missed target is no failure"
 
 
 def test_no_device(capsys, monkeypatch):
@@ -224,7 +253,9 @@ def test_no_device(capsys, monkeypatch):
     [
         (["--device", "tpu"], "--device"),
         (["--repeats", "0"], "--repeats: must be an integer >= 1 but got '0'"),
-        (["--work", "rmsprop"], "--work: cpu has no 'rmsprop'; it has adam-small, adamw-large"),
+        (["kernels", "--work", "nothing"], "--work: cpu has no 'nothing'; it has adam-small, sgd-*, "),
+        (["kernel"], "TABLE: cpu has no 'kernel'; it has the tables kernels"),
+        (["kernels", "--device", "cuda"], "TABLE: cuda has no 'kernels'; it has no tables, only works"),
         (["--device", "cuda", "--work", "adam-small"], "--work: cuda has no 'adam-small'; it has adamw, "),
         (["--fast"], "--fast"),
     ],
@@ -236,7 +267,7 @@ def test_wrong_options(arguments, message, capsys):
 
 def test_help_lists_the_works(capsys):
     code, out, _ = run(capsys, "--help")
-    assert code == 0 and "adam-small" in out and "dropout" in out
+    assert code == 0 and "kernels" in out and "adamw-clipping" in out
 
 
 @compiled
@@ -256,7 +287,7 @@ def test_the_table_of_a_device(capsys, monkeypatch, tmp_path):
     pytest.importorskip("torch")
     about = fusedstep.info() | {"cuda": True, "cuda_reason": None}
     monkeypatch.setattr(command.backend, "info", lambda: about)
-    monkeypatch.setattr(command, "_works", lambda device: steps.works(Device("cpu")))
+    monkeypatch.setattr(command, "_works", lambda device, table: steps.works(Device("cpu")))
     monkeypatch.setattr(Device, "about", lambda self: {"gpu": "a GPU", "driver": "1.2"})
     monkeypatch.setattr(Device, "queue_ahead", lambda self, seconds: nothing)
     monkeypatch.setattr(Device, "in_turn", lambda self, functions, repeats, before=None: in_turn(functions, repeats))
@@ -285,3 +316,27 @@ def test_a_call_begins_with_a_cold_cache_and_a_busy_device():
     device.__dict__["torch"] = fake
     device.queue_ahead(2e-3)()
     assert log == [(1000, "float32", "cuda"), 4_000_000]
+
+
+def test_the_plot(tmp_path):
+    """A line for each side of a kernel; rows without size or bytes have no place in it."""
+    pytest.importorskip("matplotlib")
+    sides, seconds = made(moved=4_000_000)
+    rows = [
+        row(
+            Work("k", "k", lambda small: sides, "host", {}, {"kernel": "k", "size": size} | more),
+            sides,
+            seconds,
+            judged=0,
+        )
+        for size, more in ((1000, {}), (10_000, {}), (10_000, {"setting": "avx2"}))
+    ]
+    series = plot._series(rows)
+    assert {name: len(points) for name, points in series.items()} == {
+        "fusedstep": 2, CEILING: 2, "slow": 2, "fast": 2, "fusedstep, avx2": 1
+    }  # fmt: skip
+    assert series["slow"] == [(1000, pytest.approx(0.8)), (10_000, pytest.approx(0.8))]
+    path = tmp_path / "p.png"
+    plot.throughput([*rows, {"work": "other"}], path, {"processor": "P", "num_threads": 2})
+    assert path.read_bytes().startswith(b"\x89PNG")
+    plot.throughput([], path, {})

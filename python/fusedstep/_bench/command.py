@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
+import functools
+import importlib.util
+import math
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from .. import backend
 from .._arguments import HelpFormatter, integer
 from .._extras import require
-from . import cpu, layers, steps
+from . import kernels, layers, plot, steps
 from .device import Device
-from .table import Sides, Work, header, line, row, write_json
+from .table import Sides, Work, header, lines, row, write_json
 from .timing import in_turn, machine
 
 WRONG_USE = 2
 FAILED = 1
+
+# The tables of the processor: each module's works() are its rows, its text(rows), where it has one, stands below.
+TABLES: dict[str, ModuleType] = {
+    "kernels": kernels,
+}
+
+BUDGET = 0.5  # seconds that the turns of a work may take on the processor
+
+
+def _host(device: Device, sides: Sides, repeats: int, calls: int = 1) -> dict[str, list[float]]:
+    """The host's time until a call returns."""
+    before, warm_up = _ready(device, sides), 100 if calls > 1 else 3
+    budget = BUDGET if device.name == "cpu" else math.inf
+    return in_turn(sides.functions(), repeats, warm_up, calls, before, budget)
+
 
 # How the sides of a work are timed: (device, sides, repeats) -> seconds of each function.
 CLOCKS: dict[str, Callable[[Device, Sides, int], dict[str, list[float]]]] = {
@@ -28,11 +48,9 @@ CLOCKS: dict[str, Callable[[Device, Sides, int], dict[str, list[float]]]] = {
     ),
     # between events around the call as it comes: the device's time or the host's, whichever is longer
     "call": lambda device, sides, repeats: device.in_turn(sides.functions(), repeats),
-    # the host's time until the call returns
-    "host": lambda device, sides, repeats: in_turn(sides.functions(), repeats, before=_ready(device, sides)),
-    "host, 200 calls": lambda device, sides, repeats: in_turn(
-        sides.functions(), repeats, warm_up=100, calls=200, before=_ready(device, sides)
-    ),
+    "host": _host,
+    "host, 20 calls": functools.partial(_host, calls=20),
+    "host, 200 calls": functools.partial(_host, calls=200),
 }
 
 
@@ -50,16 +68,14 @@ _CHILD = "import sys, torch\nfrom fusedstep.cli import main\nsys.exit(main(sys.a
 
 def add_bench_command(commands) -> None:
     """Add ``bench`` to a parser's subcommands."""
-    names = "; ".join(
-        f"{device}: {', '.join(work.name for work in _works(Device(device)))}" for device in ("cpu", "cuda")
-    )
     parser = commands.add_parser(
         "bench",
-        help="measure the kernels beside torch",
-        description=f"Works of {names}.",
+        help="measure fusedstep beside its peers",
+        description=f"Tables of cpu: {', '.join(TABLES)}. Works of cuda: {_stems(_gpu_works())}.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="only these tables of cpu, see above")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the kernels run")
     add_options(parser)
     parser.set_defaults(command=bench)
@@ -67,59 +83,104 @@ def add_bench_command(commands) -> None:
 
 def add_options(parser: argparse.ArgumentParser, repeats: int = 100) -> None:
     """The choice of the works, and the options that `measure` reads."""
-    parser.add_argument("--work", nargs="+", metavar="NAME", help="only these works, see above")
+    parser.add_argument(
+        "--work", nargs="+", metavar="NAME", help="only these works; patterns such as 'adamw-*' go, too"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
-    parser.add_argument("--repeats", type=integer(1), default=repeats, help="calls of each side that are timed")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw throughput by size here, a .png for instance")
+    parser.add_argument("--repeats", type=integer(1), default=repeats, help="calls of each side that are timed at most")
     parser.add_argument("--quick", action="store_true", help="small arrays, to try it out; no target is judged")
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Print the table. 0, also where a target is missed; 1 where two sides differ or a work fails; 2 for wrong use."""
+    """Print the tables. 0, also where a target is missed; 1 where two sides differ or a work fails; 2 for wrong use."""
     device = Device(options.device)
-    chosen = {work.name: work for work in _works(device)}
-    unknown = [name for name in options.work or () if name not in chosen]
-    if unknown:
-        return _refuse(f"argument --work: {options.device} has no {unknown[0]!r}; it has {', '.join(chosen)}")
+    for name in options.tables:
+        if device.name == "cuda" or name not in TABLES:
+            has = "no tables, only works" if device.name == "cuda" else f"the tables {', '.join(TABLES)}"
+            return _refuse(f"argument TABLE: {device.name} has no {name!r}; it has {has}")
+    if device.name == "cpu" and "torch" not in sys.modules and importlib.util.find_spec("torch") is not None:
+        return subprocess.run([sys.executable, "-c", _CHILD, *_arguments(options)]).returncode
+    tables = {name: _works(device, name) for name in options.tables or (TABLES if device.name == "cpu" else ["cuda"])}
+    every = [work for works in tables.values() for work in works]
+    for pattern in options.work or ():
+        if not _chosen(every, [pattern]):
+            return _refuse(f"argument --work: {device.name} has no {pattern!r}; it has {_stems(every)}")
     if options.device == "cuda" and not backend.info()["cuda"]:
         return _refuse(f"no CUDA device: {backend.info()['cuda_reason']}")
-    if options.device == "cpu" and "torch" not in sys.modules:
-        require("torch", extra="torch")
-        return subprocess.run([sys.executable, "-c", _CHILD, *_arguments(options)]).returncode
-    return measure(device, [chosen[name] for name in options.work or chosen], options)
+    return measure(device, {name: _chosen(works, options.work) for name, works in tables.items()}, options)
 
 
-def _works(device: Device) -> list[Work]:
-    return cpu.works() if device.name == "cpu" else [*steps.works(device), *layers.works(device)]
+def _gpu_works() -> list[Work]:
+    device = Device("cuda")
+    return [*steps.works(device), *layers.works(device)]
 
 
-def measure(device: Device, works: list[Work], options: argparse.Namespace, program: str = "fusedstep") -> int:
-    """Print the table of the works, and store it. 1 where two sides differ or a work fails, else 0."""
-    torchs = {"torch": device.torch.__version__, "torch's threads": device.torch.get_num_threads()}
-    about = machine() | torchs | (device.about() if device.name == "cuda" else {})
+def _works(device: Device, table: str) -> list[Work]:
+    return TABLES[table].works() if device.name == "cpu" else _gpu_works()
+
+
+def _chosen(works: list[Work], patterns: list[str] | None) -> list[Work]:
+    if patterns is None:
+        return works
+    return [work for work in works if any(fnmatch.fnmatchcase(work.name, pattern) for pattern in patterns)]
+
+
+def _stems(works: list[Work]) -> str:
+    """The names, those of one kernel at many sizes as a pattern."""
+    return ", ".join(dict.fromkeys(f"{w.about['kernel']}-*" if "kernel" in w.about else w.name for w in works))
+
+
+def measure(
+    device: Device, tables: dict[str, list[Work]], options: argparse.Namespace, program: str = "fusedstep"
+) -> int:
+    """Print the tables, and store them. 1 where two sides differ or a work fails, else 0."""
+    if options.plot is not None:
+        require("matplotlib", extra="plot")  # before the time is spent
+    about = machine() | _torch_of(device) | (device.about() if device.name == "cuda" else {})
     print(", ".join(f"{key} {about[key]}" for key in _HEADING if about.get(key) is not None))
-    print("times in us: medians and quartiles of calls in turn; GB/s: bytes read and written")
+    print("times: medians and quartiles of calls in turn; GB/s: bytes read and written, of the ceiling's; ratio: share")
+    print("of the ceiling's speed, below it how many times as long a peer takes (x)")
     if options.quick:
         print("--quick: the arrays are far smaller than the titles say, and no target is judged")
-    print(header())
-    rows: list[dict] = []
+    every: list[dict] = []
     failures: dict[str, str] = {}
-    for work in works:
-        try:
-            rows.append(_measure(device, work, options))
-            print(line(rows[-1]), flush=True)
-        except (AssertionError, RuntimeError) as error:  # the other works are worth having
-            failures[work.name] = str(error)
-            print(f"{work.title}: FAILED: {error}", flush=True)
-        if options.json is not None:
-            write_json(options.json, about, rows, failures, program)
+    for table, works in tables.items():
+        if not works:
+            continue
+        print(f"\n{table}\n{header()}")
+        rows: list[dict] = []
+        for work in works:
+            try:
+                rows.append(_measure(device, work, options) | {"table": table})
+                print("\n".join(lines(rows[-1])), flush=True)
+            except (AssertionError, RuntimeError, ImportError) as error:  # the other works are worth having
+                failures[work.name] = str(error)
+                print(f"{work.title}: FAILED: {error}", flush=True)
+            if options.json is not None:
+                write_json(options.json, about, [*every, *rows], failures, program)
+        text = getattr(TABLES.get(table), "text", None)
+        if text is not None and rows:
+            print("\n".join(text(rows)))
+        every += rows
+    if options.plot is not None:
+        plot.throughput(every, options.plot, about)
     return FAILED if failures else 0
 
 
 def _measure(device: Device, work: Work, options: argparse.Namespace) -> dict:
-    sides = work.make(options.quick)
-    sides.check()
-    seconds = CLOCKS[work.clock](device, sides, options.repeats)
+    with work.setting():
+        sides = work.make(options.quick)
+        sides.check()
+        seconds = CLOCKS[work.clock](device, sides, options.repeats)
     return row(work, sides, seconds, judged=not options.quick)
+
+
+def _torch_of(device: Device) -> dict:
+    try:
+        return {"torch": device.torch.__version__, "torch's threads": device.torch.get_num_threads()}
+    except ImportError:  # a peer like others
+        return {}
 
 
 _HEADING = ("gpu", "driver", "torch's cuda", "cudnn", "processor", "cores", "num_threads", "isa", "torch")
@@ -128,9 +189,10 @@ _HEADING += ("torch's threads", "version", "date")
 
 def _arguments(options: argparse.Namespace) -> list[str]:
     """The options as the command line had them."""
-    arguments = ["bench", "--device", options.device, "--repeats", str(options.repeats)]
+    arguments = ["bench", *options.tables, "--device", options.device, "--repeats", str(options.repeats)]
     arguments += ["--work", *options.work] if options.work else []
-    arguments += ["--json", str(options.json)] if options.json else []
+    for name in ("json", "plot"):
+        arguments += [f"--{name}", str(getattr(options, name))] if getattr(options, name) else []
     return arguments + (["--quick"] if options.quick else [])
 
 

@@ -10,11 +10,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-_POINTERS = {"update3": 4, "update2": 3, "read": 1, "copy": 2}
+_POINTERS = {"update1": 2, "update2": 3, "update3": 4, "update4": 5, "read": 1, "copy": 2}
 
 
 def compiled_loops() -> ctypes.CDLL:
-    """`update3`, `update2`, `read` and `copy`: each takes addresses of float32 arrays, then their length.
+    """`update1` to `update4`, `read` and `copy`: each takes addresses of float32 arrays, then their length.
 
     Compiled for this machine with the compiler that CXX names (c++ by default).
     """

@@ -22,7 +22,7 @@ CHECKED_STEPS = 3
 
 
 @dataclass(frozen=True)
-class _Rule:
+class Rule:
     """One method on both sides.
 
     peer: the class of torch.optim. states: {argument of the op: torch's name of it}. options: both sides'; own: ours
@@ -37,7 +37,7 @@ class _Rule:
     counted: bool
 
 
-_ADAMW = _Rule(
+ADAMW = Rule(
     "AdamW",
     "adam_step",
     {"exp_avgs": "exp_avg", "exp_avg_sqs": "exp_avg_sq"},
@@ -45,9 +45,9 @@ _ADAMW = _Rule(
     {"decoupled_weight_decay": True},
     True,
 )
-_MOMENTUM = _Rule("SGD", "sgd_step", {"momentum_buffers": "momentum_buffer"}, {"lr": 0.01, "momentum": 0.9}, {}, False)
-_RMSPROP = _Rule("RMSprop", "rmsprop_step", {"square_avgs": "square_avg"}, {"lr": 1e-3}, {}, False)
-_ADAGRAD = _Rule("Adagrad", "adagrad_step", {"state_sums": "sum"}, {"lr": 1e-2}, {}, True)
+MOMENTUM = Rule("SGD", "sgd_step", {"momentum_buffers": "momentum_buffer"}, {"lr": 0.01, "momentum": 0.9}, {}, False)
+RMSPROP = Rule("RMSprop", "rmsprop_step", {"square_avgs": "square_avg"}, {"lr": 1e-3}, {}, False)
+ADAGRAD = Rule("Adagrad", "adagrad_step", {"state_sums": "sum"}, {"lr": 1e-2}, {}, True)
 
 
 def works(device: Device) -> list[Work]:
@@ -55,7 +55,7 @@ def works(device: Device) -> list[Work]:
     large, hundreds = [100_000_000], [100] * 1000
     many = np.random.default_rng(0).integers(1000, 100_000, 1000, endpoint=True).tolist()
 
-    def work(name, title, clock, targets, sizes, small_sizes, rule=_ADAMW, **options):
+    def work(name, title, clock, targets, sizes, small_sizes, rule=ADAMW, **options):
         def make(small: bool) -> Sides:
             return _sides(device, rule, small_sizes if small else sizes, **options)
 
@@ -73,9 +73,9 @@ def works(device: Device) -> list[Work]:
     halves = {"dtype": "bfloat16"}
     return [
         one("adamw", "AdamW, 100,000,000 float32", {"share": 0.92, "ratio": 1.0}),
-        one("sgd-momentum", "SGD momentum, 100,000,000 float32", {"share": 0.92, "ratio": 1.0}, rule=_MOMENTUM),
-        one("rmsprop", "RMSprop, 100,000,000 float32", {"share": 0.92, "ratio": 2.0}, rule=_RMSPROP),
-        one("adagrad", "AdaGrad, 100,000,000 float32", {"share": 0.92, "ratio": 1.0}, rule=_ADAGRAD),
+        one("sgd-momentum", "SGD momentum, 100,000,000 float32", {"share": 0.92, "ratio": 1.0}, rule=MOMENTUM),
+        one("rmsprop", "RMSprop, 100,000,000 float32", {"share": 0.92, "ratio": 2.0}, rule=RMSPROP),
+        one("adagrad", "AdaGrad, 100,000,000 float32", {"share": 0.92, "ratio": 1.0}, rule=ADAGRAD),
         thousand("adamw-1000-tensors", "AdamW, 1,000 tensors of 1,000 to 100,000", "call", {"ratio": 1.5}),
         thousand("adamw-1000-tensors-queued", "the same, launches queued ahead", "device, 20 ms ahead", {}),
         one("adamw-clipping", "AdamW with global-norm clipping, 100,000,000", {"share": 0.92, "ratio": 1.2}, clip=1.0),
@@ -90,7 +90,7 @@ def works(device: Device) -> list[Work]:
 
 def _sides(
     device: Device,
-    rule: _Rule,
+    rule: Rule,
     sizes: list[int],
     *,
     dtype: str = "float32",
@@ -108,7 +108,7 @@ def _sides(
     params = [torch.nn.Parameter(device.normal(n, dtype=dtype)) for n in sizes]
     for p in params:
         p.grad = device.normal(p.numel() + 1, dtype=dtype)[1:].clone()  # other values than the parameter's
-    peer_name, peer = _peer(device, rule, params, graph)
+    peer_name, peer = peer_of(device, rule, params, graph)
     peer.step()  # makes the states
     values = [[p.detach() for p in params], [p.grad for p in params]]
     their_states = [[peer.state[p][key] for p in params] for key in rule.states.values()]
@@ -145,7 +145,7 @@ def _sides(
     return Sides(ours, peers, check, moved, device.copy(moved))
 
 
-def _step(device: Device, rule: _Rule, arrays, *, clip, on_device: bool, taken: int = 100) -> Callable[[], object]:
+def _step(device: Device, rule: Rule, arrays, *, clip, on_device: bool, taken: int = 100) -> Callable[[], object]:
     """Our step, `taken` steps later; with the counter on the device where the host's would not do."""
     torch = device.torch
     op = getattr(ops, rule.op)
@@ -177,7 +177,7 @@ def _step(device: Device, rule: _Rule, arrays, *, clip, on_device: bool, taken: 
     return step_on_the_device
 
 
-def _peer(device: Device, rule: _Rule, params: list, graph: bool):
+def peer_of(device: Device, rule: Rule, params: list, graph: bool):
     """(what it is called, torch's optimizer): fused where torch has that on this device, foreach elsewhere."""
     kind = getattr(device.torch.optim, rule.peer)
     if "fused" in inspect.signature(kind).parameters:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class Sides:
 
     ours, peers: functions without arguments; the row takes the fastest peer. check: raises AssertionError unless all
     compute the same. bytes_moved: what the work must read and write. ceiling: (name, function) that moves as much.
-    before: runs ahead of each call that the host's clock times, outside its time.
+    before: runs ahead of each call that the host's clock times, outside its time. missing: {peer: why it is not there}.
+    remarks: asked once all is timed; the lines stand below the row.
     """
 
     ours: Callable[[], object]
@@ -30,6 +32,8 @@ class Sides:
     bytes_moved: int | None = None
     ceiling: tuple[str, Callable[[], object]] | None = None
     before: Callable[[], object] = lambda: None
+    missing: dict[str, str] = field(default_factory=dict)
+    remarks: Callable[[], list[str]] = list
 
     def functions(self) -> Functions:
         """All that is timed, by name."""
@@ -42,7 +46,8 @@ class Work:
     """A line of the table.
 
     name: for --work. make: builds the sides; its argument says whether they are small, for a trial. clock: how it is
-    timed, a key of `command.CLOCKS`. targets: {"share": of the ceiling's speed, "ratio": times the peer's speed}.
+    timed, a key of `command.CLOCKS`. targets: {"share": of the ceiling's speed, "ratio": times the fastest peer's
+    speed, a peer's name: times that one's}. about: stored in the row, such as its size. setting: holds meanwhile.
     """
 
     name: str
@@ -50,13 +55,16 @@ class Work:
     make: Callable[[bool], Sides]
     clock: str
     targets: dict[str, float] = field(default_factory=dict)
+    about: dict = field(default_factory=dict)
+    setting: Callable[[], AbstractContextManager] = nullcontext
 
 
 def row(work: Work, sides: Sides, seconds: dict[str, list[float]], *, judged: bool) -> dict:
     """The row of a work as JSON can hold it; targets are judged unless the work was a small trial."""
     times = {name: summary(values) for name, values in seconds.items()}
     ours = times[OURS]["median"]
-    result = {"work": work.name, "title": work.title, "clock": work.clock, OURS: times[OURS]}
+    result = {"work": work.name, "title": work.title, "clock": work.clock, **work.about, OURS: times[OURS]}
+    result["turns"] = len(seconds[OURS])
     if sides.bytes_moved is not None:
         result["bytes"] = sides.bytes_moved
         result["GB/s"] = sides.bytes_moved / ours / 1e9
@@ -65,48 +73,63 @@ def row(work: Work, sides: Sides, seconds: dict[str, list[float]], *, judged: bo
         result[CEILING] = {"name": sides.ceiling[0], **ceiling, "GB/s": sides.bytes_moved / ceiling["median"] / 1e9}
         result["share"] = ceiling["median"] / ours
     if sides.peers:
-        result["peers"] = {name: times[name] for name in sides.peers}
+        result["peers"] = {name: times[name] | {"ratio": times[name]["median"] / ours} for name in sides.peers}
         result["peer"] = min(sides.peers, key=lambda name: times[name]["median"])
         result["ratio"] = times[result["peer"]]["median"] / ours
+    if sides.missing:
+        result["missing"] = sides.missing
+    if remarks := sides.remarks():
+        result["remarks"] = remarks
     if judged:
+        reached = {name: peer["ratio"] for name, peer in result.get("peers", {}).items()} | result
         result["targets"] = {
-            name: {"at least": least, "met": result[name] >= least} for name, least in work.targets.items()
+            name: {"at least": least, "met": reached[name] >= least if name in reached else None}
+            for name, least in work.targets.items()
         }
     return result
 
 
-_COLUMNS = "{:<50} {:>26}  {:>12} {:>5}  {:<34} {:>26} {:>5}  {}"
+_COLUMNS = "{:<62} {:<16} {:>28}  {:>14} {:>6}  {}"
+_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
 def header() -> str:
-    """The table's first line; times are in us."""
-    names = ("work", "fusedstep [quartiles]", "GB/s of", "share", "peer", "us [quartiles]", "ratio", "targets")
-    return _COLUMNS.format(*names).rstrip()
+    """The table's first line."""
+    return _COLUMNS.format("work", "", "time [quartiles]", "GB/s of", "ratio", "targets").rstrip()
 
 
-def line(row: dict) -> str:
-    """The row as a line of the table."""
-    speed = share = peer = peer_time = ratio = ""
+def lines(row: dict) -> list[str]:
+    """The row as lines of the table: ours with its share of the ceiling, then a line for each peer, then remarks."""
+    speed = share = ""
     if "GB/s" in row:
-        speed = f"{row['GB/s']:.0f}"
+        speed = f"{row['GB/s']:.3g}"
     if CEILING in row:
-        speed += f" of {row[CEILING]['GB/s']:.0f}"
+        speed += f" of {row[CEILING]['GB/s']:.3g}"
         share = f"{row['share']:.2f}"
-    if "peer" in row:
-        peer, ratio = row["peer"], f"{row['ratio']:.2f}"
-        peer_time = _time(row["peers"][peer])
-    judged = [
-        f"{name} >= {target['at least']:g}: {'met' if target['met'] else 'MISSED'}"
-        for name, target in row.get("targets", {}).items()
-    ]
-    return _COLUMNS.format(
-        row["title"], _time(row[OURS]), speed, share, peer, peer_time, ratio, ", ".join(judged)
-    ).rstrip()
+    judged = ", ".join(
+        f"{name} >= {target['at least']:g}: {_JUDGED[target['met']]}" for name, target in row.get("targets", {}).items()
+    )
+    result = [_COLUMNS.format(row["title"], OURS, _time(row[OURS]), speed, share, judged)]
+    for name, times in row.get("peers", {}).items():
+        result.append(_COLUMNS.format("", name, _time(times), "", f"{times['ratio']:.2f}x", ""))
+    for name, reason in row.get("missing", {}).items():
+        result.append(_COLUMNS.format("", name, reason, "", "", ""))
+    result += [f"    {remark}" for remark in row.get("remarks", ())]
+    return [text.rstrip() for text in result]
+
+
+_JUDGED = {True: "met", False: "MISSED", None: "not judged, the peer is missing"}
 
 
 def _time(times: dict[str, float]) -> str:
-    median, lower, upper = (f"{times[key] * 1e6:.1f}" for key in ("median", "lower", "upper"))
-    return f"{median} [{lower}, {upper}]"
+    """In the unit that fits the median.
+
+    >>> _time({"median": 0.0123, "lower": 0.012, "upper": 0.013})
+    '12.30 [12.00, 13.00] ms'
+    """
+    unit = next((unit for unit, size in _UNITS.items() if times["median"] >= size), "us")
+    median, lower, upper = (f"{times[key] / _UNITS[unit]:.2f}" for key in ("median", "lower", "upper"))
+    return f"{median} [{lower}, {upper}] {unit}"
 
 
 def write_json(path: Path, machine: dict, rows: list[dict], failures: dict[str, str], program="fusedstep") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -13,6 +14,7 @@ from pathlib import Path
 from .. import backend
 
 Functions = dict[str, Callable[[], object]]
+LEAST_TURNS = 5
 
 
 def in_turn(
@@ -21,17 +23,28 @@ def in_turn(
     warm_up: int = 3,
     calls: int = 1,
     before: Callable[[], object] = lambda: None,
+    budget: float = math.inf,
 ) -> dict[str, list[float]]:
     """Seconds a call: A B A B ..., so that a drift of the machine's speed falls on all alike.
 
     Small work is timed over several `calls` at a time: as in training, where nobody else takes the cache in between.
-    `before` runs ahead of each time that is taken, outside it.
+    `before` runs ahead of each time that is taken, outside it. Turns end before `repeats` once they took `budget`
+    seconds, but there are five at least, if need be of fewer calls; the warm-up takes a fourth of it, or one turn.
     """
-    for _ in range(warm_up):
+    start = time.perf_counter()
+    done = 0
+    for done in range(1, warm_up + 1):
         for function in functions.values():
             function()
+        if time.perf_counter() - start > budget / 4:
+            break
+    turn_seconds = (time.perf_counter() - start) / max(done, 1)
+    calls = max(1, int(min(calls, budget / LEAST_TURNS / max(turn_seconds, 1e-9))))
+    end = time.perf_counter() + budget
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
+    for turn in range(repeats):
+        if turn >= LEAST_TURNS and time.perf_counter() > end:
+            break
         for name, function in functions.items():
             before()
             start = time.perf_counter()

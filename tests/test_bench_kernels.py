@@ -1,0 +1,129 @@
+"""The table `kernels` of ``fusedstep bench``: its works, their checks, and the settings they are timed in."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+import fusedstep
+from fusedstep import backend
+from fusedstep._bench import kernels, trial
+from fusedstep._bench.table import CEILING
+
+pytestmark = pytest.mark.skipif(fusedstep.info()["backend"] == "reference", reason="the compiled kernels are timed")
+WORKS = {work.name: work for work in kernels.works()}
+USUAL = {work.about["kernel"]: work for work in WORKS.values() if work.about.get("size") == 1000}
+JAX = ["batch-norm-256x64x56x28", "batch-norm-4096x1024"]
+# Bytes that a value costs.
+BYTES = {
+    "sgd": 12,
+    "sgd-momentum": 20,
+    "sgd-nesterov": 20,
+    "adagrad": 20,
+    "rmsprop": 20,
+    "rmsprop-centered": 36,
+    "adam": 28,
+    "adamw": 28,
+    "amsgrad": 36,
+    "norm": 4,
+    "dropout": 8,
+    "dropout-backward": 8,
+    **{
+        f"batch-norm-{layout}{relu}{backward}": 20 if backward else 12
+        for layout in ("first", "last")
+        for relu in ("", "-relu")
+        for backward in ("", "-backward")
+    },
+}
+
+
+def test_the_works():
+    assert USUAL.keys() == BYTES.keys() and len(WORKS) == len(kernels.works())
+    for kernel in BYTES:
+        sizes = {w.about["size"] for w in WORKS.values() if w.about.get("kernel") == kernel}
+        assert sizes - {30_000_000} == {10**k for k in range(3, 9)}
+    assert {name: work.targets for name, work in WORKS.items() if work.targets} == {
+        "adamw-large": {"share": 0.95},
+        "sgd-momentum-30000000": {"share": 0.95},
+        "rmsprop-30000000": {"share": 0.95},
+        "adagrad-30000000": {"share": 0.95},
+        "dropout-30000000": {"share": 0.8},
+        "dropout-backward-30000000": {"share": 0.8},
+        "batch-norm-256x64x56x28": {"JAX": 6.0},
+        "batch-norm-4096x1024": {"JAX": 5.0},
+    }
+    assert "adam-small" in WORKS
+
+
+@pytest.mark.parametrize("kernel", BYTES)
+def test_a_kernel(kernel):
+    """Its sides agree, run, and count their bytes; torch is among them."""
+    pytest.importorskip("torch")
+    sides = USUAL[kernel].make(True)
+    sides.check()
+    for function in sides.functions().values():
+        function()
+    assert sides.bytes_moved == 1000 * BYTES[kernel] and CEILING in sides.functions()
+    assert len(sides.peers) == 1 and not sides.missing
+
+
+@pytest.mark.parametrize("kernel", BYTES)
+def test_a_kernel_without_torch(kernel, monkeypatch):
+    """The reference checks it, and the peer is told to be missing."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    sides = USUAL[kernel].make(True)
+    sides.check()
+    sides.ours()
+    (reason,) = sides.missing.values()
+    assert not sides.peers and reason == "torch is missing: pip install 'fusedstep[bench]'"
+
+
+@pytest.mark.parametrize("name", JAX)
+def test_batch_norm_beside_jax(name):
+    pytest.importorskip("torch")
+    pytest.importorskip("jax")
+    sides = WORKS[name].make(True)
+    sides.check()
+    assert list(sides.peers) == ["torch", "JAX"]
+
+
+def test_a_kernel_that_computes_something_else_is_found(monkeypatch):
+    right = fusedstep.ops.adam_step
+    monkeypatch.setattr(fusedstep.ops, "adam_step", lambda *a, **o: right(*a, **o | {"eps": 1e-3}))
+    with pytest.raises(AssertionError, match="adam_step: result 0 has other bits"):
+        USUAL["adam"].make(True).check()
+
+
+def test_a_setting_is_put_back():
+    module = backend.native()
+    before = module.get_num_threads(), module.get_isa()
+    slowest = module.available_isas()[0]
+    with pytest.raises(ZeroDivisionError), trial.using(1, slowest):
+        assert (module.get_num_threads(), module.get_isa()) == (1, slowest)
+        raise ZeroDivisionError
+    with pytest.raises(ValueError, match="nonsense"), trial.using(1, "nonsense"):
+        pass
+    assert (module.get_num_threads(), module.get_isa()) == before
+
+
+def test_other_settings():
+    """Each kernel, small: the same bits as in the usual setting."""
+    works = [work for work in WORKS.values() if "setting" in work.about and work.about["size"] == 10_000]
+    module = backend.native()
+    others = len(module.available_isas()) - 1 + (module.get_num_threads() > 1)
+    assert len(works) == others * len(BYTES)
+    for work in works:
+        with work.setting():
+            sides = work.make(True)
+            sides.check()
+            sides.ours()
+        assert not sides.peers
+
+
+def test_other_bits_in_a_setting_are_found():
+    made = trial.Trial(USUAL["norm"].make(True), lambda: [np.random.default_rng().normal(size=3)])
+    module = backend.native()
+    with pytest.raises(AssertionError, match="norm in another setting: result 0 has other bits"):
+        trial.beside_the_usual("norm", made, (module.get_num_threads(), module.get_isa())).check()
