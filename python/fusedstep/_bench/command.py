@@ -83,9 +83,7 @@ def add_bench_command(commands) -> None:
 
 def add_options(parser: argparse.ArgumentParser, repeats: int = 100) -> None:
     """The choice of the works, and the options that `measure` reads."""
-    parser.add_argument(
-        "--work", nargs="+", metavar="NAME", help="only these works; patterns such as 'adamw-*' go, too"
-    )
+    parser.add_argument("--work", nargs="+", metavar="NAME", help="only these works; patterns, too: 'adamw-*'")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw throughput by size here, a .png for instance")
     parser.add_argument("--repeats", type=integer(1), default=repeats, help="calls of each side that are timed at most")

@@ -32,13 +32,12 @@ def in_turn(
     seconds, but there are five at least, if need be of fewer calls; the warm-up takes a fourth of it, or one turn.
     """
     start = time.perf_counter()
-    done = 0
-    for done in range(1, warm_up + 1):
+    turns = 0
+    while turns < warm_up and (turns == 0 or time.perf_counter() - start < budget / 4):
         for function in functions.values():
             function()
-        if time.perf_counter() - start > budget / 4:
-            break
-    turn_seconds = (time.perf_counter() - start) / max(done, 1)
+        turns += 1
+    turn_seconds = (time.perf_counter() - start) / max(turns, 1)
     calls = max(1, int(min(calls, budget / LEAST_TURNS / max(turn_seconds, 1e-9))))
     end = time.perf_counter() + budget
     seconds: dict[str, list[float]] = {name: [] for name in functions}
