@@ -29,7 +29,7 @@ TABLES: dict[str, ModuleType] = {
     "kernels": kernels,
 }
 
-BUDGET = 0.5  # seconds that the turns of a work may take on the processor
+BUDGET = 0.25  # seconds that the turns of a work may take on the processor
 
 
 def _host(device: Device, sides: Sides, repeats: int, calls: int = 1) -> dict[str, list[float]]:

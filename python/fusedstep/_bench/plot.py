@@ -34,7 +34,6 @@ def throughput(rows: list[dict], path: Path, machine: dict) -> None:
             style = styles.setdefault(name, _style(name, len(styles)))
             axes.plot(*zip(*sorted(points), strict=True), label=name, **style)
         axes.grid(alpha=0.3)
-    figure.supxlabel("values")
     figure.supylabel("GB/s")
     handles: dict = {}
     for axes in figure.axes:

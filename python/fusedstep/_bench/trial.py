@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import backend
 from .._arena import aligned_zeros
+from .._result_memory import empty_array
 from .device import Device
 from .loops import compiled_loops
 from .table import Sides
@@ -53,6 +54,14 @@ def vectors(n: int, count: int) -> list[np.ndarray]:
 @functools.lru_cache(maxsize=1)
 def _memory(n: int) -> list[np.ndarray]:
     return [aligned_zeros(n, np.float32) for _ in range(5)]
+
+
+def copies(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Copies, in huge pages where they are large: the system hands these out faster."""
+    made = [empty_array(a) for a in arrays]
+    for copy, a in zip(made, arrays, strict=True):
+        np.copyto(copy, a)
+    return made
 
 
 def assert_same_bits(name: str, actual, expected) -> None:
