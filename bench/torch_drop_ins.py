@@ -41,7 +41,7 @@ CEILING = "loop of the same traffic"
 def works() -> list[Work]:
     """The rows of the table."""
 
-    def step(name, title, kind, least, shapes=((LARGE,),), clock="host", **options):
+    def step(name, title, kind, least, shapes=((LARGE,),), clock="host, 1 s", **options):
         def make(small: bool) -> Sides:
             trial = [(min(n, SMALL), *rest) for n, *rest in shapes[:6]]
             return optimizer_sides(kind, trial if small else shapes, **options)
@@ -59,9 +59,9 @@ def works() -> list[Work]:
         step(
             "adamw-clipping", "AdamW.step, clipping, 30,000,000", "AdamW", 1.3, peers=fused, ceiling="update3", clip=1.0
         ),
-        Work("batch-norm", "BatchNorm2d + ReLU, (256, 64, 56, 28)", batch_norm_sides, "host", {"ratio": 5.0}),
-        Work("batch-norm-inplace", "the same beside ReLU(inplace=True)", batch_norm_beside_inplace, "host", {}),
-        Work("dropout", "Dropout, 30,000,000", dropout_sides, "host", {"ratio": 8.0}),
+        Work("batch-norm", "BatchNorm2d + ReLU, (256, 64, 56, 28)", batch_norm_sides, "host, 1 s", {"ratio": 5.0}),
+        Work("batch-norm-inplace", "the same beside ReLU(inplace=True)", batch_norm_beside_inplace, "host, 1 s", {}),
+        Work("dropout", "Dropout, 30,000,000", dropout_sides, "host, 1 s", {"ratio": 8.0}),
     ]
 
 

@@ -340,3 +340,11 @@ def test_the_plot(tmp_path):
     plot.throughput([*rows, {"work": "other"}], path, {"processor": "P", "num_threads": 2})
     assert path.read_bytes().startswith(b"\x89PNG")
     plot.throughput([], path, {})
+
+
+@compiled
+def test_without_torch(capsys, monkeypatch):
+    """In this process; the peer that is missing is a line of the table."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, out, _ = run(capsys, "kernels", "--quick", "--repeats", "2", "--work", "sgd-1000")
+    assert code == 0 and out.splitlines()[-1].split()[:5] == ["torch", "SGD", "torch", "is", "missing:"]
