@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import textwrap
 from collections.abc import Callable
 
 _LARGEST = 2**31 - 1
@@ -15,6 +16,11 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action):
         return action.help if action.default is None else super()._get_help_string(action)
+
+    def _fill_text(self, text, width, indent):
+        """As argparse has it, but names with hyphens stay whole."""
+        words = " ".join(text.split())
+        return textwrap.fill(words, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def integer(minimum: int) -> Callable[[str], int]:

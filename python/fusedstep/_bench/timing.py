@@ -57,11 +57,11 @@ def summary(seconds: list[float]) -> dict[str, float]:
     """The median and the quartiles.
 
     >>> summary([1.0, 2.0, 4.0])
-    {'median': 2.0, 'lower': 1.0, 'upper': 4.0}
+    {'median': 2.0, 'lower': 1.5, 'upper': 3.0}
     """
     if len(seconds) == 1:
         return dict.fromkeys(("median", "lower", "upper"), seconds[0])
-    lower, _, upper = statistics.quantiles(seconds, n=4)
+    lower, _, upper = statistics.quantiles(seconds, n=4, method="inclusive")
     return {"median": statistics.median(seconds), "lower": lower, "upper": upper}
 
 
