@@ -6,6 +6,7 @@ import argparse
 import fnmatch
 import functools
 import importlib.util
+import json
 import math
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from types import ModuleType
 from .. import backend
 from .._arguments import HelpFormatter, integer
 from .._extras import require
-from . import kernels, layers, plot, steps
+from . import cost, kernels, layers, plot, steps, training
 from .device import Device
+from .peers import peers_about
 from .table import Sides, Work, header, lines, row, write_json
 from .timing import in_turn, machine
 
@@ -25,9 +27,14 @@ WRONG_USE = 2
 FAILED = 1
 
 # The tables of the processor: each module's works() are its rows, its text(rows), where it has one, stands below.
+# Those in ALONE have no peers.
 TABLES: dict[str, ModuleType] = {
     "kernels": kernels,
+    "training": training,
+    "cost": cost,
 }
+
+ALONE = {"cost"}
 
 BUDGET = 0.25  # seconds that the turns of a work may take on the processor; rows with targets name a longer clock
 
@@ -50,6 +57,8 @@ CLOCKS: dict[str, Callable[[Device, Sides, int], dict[str, list[float]]]] = {
     "call": lambda device, sides, repeats: device.in_turn(sides.functions(), repeats),
     "host": _host,
     "host, 1 s": functools.partial(_host, budget=1.0),
+    "host, 4 s": functools.partial(_host, budget=4.0),
+    "host, 1 s, 200 calls": functools.partial(_host, calls=200, budget=1.0),
     "host, 20 calls": functools.partial(_host, calls=20),
     "host, 200 calls": functools.partial(_host, calls=200),
 }
@@ -63,7 +72,8 @@ def _ready(device: Device, sides: Sides) -> Callable[[], object]:
     return before
 
 
-# The child imports torch first, so that its OpenMP threads wait as torch's users know them, not passively.
+# The child imports torch first, so that its OpenMP threads wait as torch's users know them, not passively. Tables
+# without peers are measured without torch: beside it our threads wait like torch's, and take the cores from BLAS.
 _CHILD = "import sys, torch\nfrom fusedstep.cli import main\nsys.exit(main(sys.argv[1:]))"
 
 
@@ -105,9 +115,16 @@ def bench(options: argparse.Namespace) -> int:
             return _refuse(f"argument --work: {device.name} has no {pattern!r}; it has {_stems(every)}")
     if options.device == "cuda" and not backend.info()["cuda"]:
         return _refuse(f"no CUDA device: {backend.info()['cuda_reason']}")
-    if device.name == "cpu" and "torch" not in sys.modules and importlib.util.find_spec("torch") is not None:
-        return subprocess.run([sys.executable, "-c", _CHILD, *_arguments(options)]).returncode
-    return measure(device, {name: _chosen(works, options.work) for name, works in tables.items()}, options)
+    tables = {name: chosen for name, works in tables.items() if (chosen := _chosen(works, options.work))}
+    beside = [name for name in tables if name not in ALONE]
+    if device.name == "cuda" or "torch" in sys.modules or not beside or importlib.util.find_spec("torch") is None:
+        return measure(device, tables, options)
+    code = subprocess.run([sys.executable, "-c", _CHILD, *_arguments(options, beside)]).returncode
+    alone = {name: works for name, works in tables.items() if name in ALONE}
+    if not alone or code not in (0, FAILED):
+        return code
+    options.plot = None  # the child's
+    return max(code, measure(device, alone, options, earlier=options.json))
 
 
 def _gpu_works() -> list[Work]:
@@ -131,22 +148,28 @@ def _stems(works: list[Work]) -> str:
 
 
 def measure(
-    device: Device, tables: dict[str, list[Work]], options: argparse.Namespace, program: str = "fusedstep"
+    device: Device,
+    tables: dict[str, list[Work]],
+    options: argparse.Namespace,
+    program: str = "fusedstep",
+    earlier: Path | None = None,
 ) -> int:
-    """Print the tables, and store them. 1 where two sides differ or a work fails, else 0."""
+    """Print the tables, and store them behind the rows of the file `earlier`.
+
+    1 where two sides differ or a work fails, else 0.
+    """
     if options.plot is not None:
         require("matplotlib", extra="plot")  # before the time is spent
-    about = machine() | _torch_of(device) | (device.about() if device.name == "cuda" else {})
+    about = machine() | peers_about() | (device.about() if device.name == "cuda" else {})
     print(", ".join(f"{key} {about[key]}" for key in _HEADING if about.get(key) is not None))
     print("times: medians and quartiles of calls in turn; GB/s: bytes read and written, of the ceiling's; ratio: share")
     print("of the ceiling's speed, below it how many times as long a peer takes (x)")
     if options.quick:
         print("--quick: the arrays are far smaller than the titles say, and no target is judged")
-    every: list[dict] = []
+    stored = {} if earlier is None else json.loads(earlier.read_text())
+    every: list[dict] = stored.get("rows", [])
     failures: dict[str, str] = {}
     for table, works in tables.items():
-        if not works:
-            continue
         print(f"\n{table}\n{header()}")
         rows: list[dict] = []
         for work in works:
@@ -157,9 +180,10 @@ def measure(
                 failures[work.name] = str(error)
                 print(f"{work.title}: FAILED: {error}", flush=True)
             if options.json is not None:
-                write_json(options.json, about, [*every, *rows], failures, program)
+                both = stored.get("failures", {}) | failures
+                write_json(options.json, about | stored.get("machine", {}), [*every, *rows], both, program)
         text = getattr(TABLES.get(table), "text", None)
-        if text is not None and rows:
+        if text is not None and rows and not options.quick:
             print("\n".join(text(rows)))
         every += rows
     if options.plot is not None:
@@ -175,20 +199,13 @@ def _measure(device: Device, work: Work, options: argparse.Namespace) -> dict:
     return row(work, sides, seconds, judged=not options.quick)
 
 
-def _torch_of(device: Device) -> dict:
-    try:
-        return {"torch": device.torch.__version__, "torch's threads": device.torch.get_num_threads()}
-    except ImportError:  # a peer like others
-        return {}
-
-
 _HEADING = ("gpu", "driver", "torch's cuda", "cudnn", "processor", "cores", "num_threads", "isa", "torch")
-_HEADING += ("torch's threads", "version", "date")
+_HEADING += ("torch's threads", "jax", "optax", "scikit-learn", "numpy", "version", "date")
 
 
-def _arguments(options: argparse.Namespace) -> list[str]:
-    """The options as the command line had them."""
-    arguments = ["bench", *options.tables, "--device", options.device, "--repeats", str(options.repeats)]
+def _arguments(options: argparse.Namespace, tables: list[str]) -> list[str]:
+    """The options as the command line had them, with these tables."""
+    arguments = ["bench", *tables, "--device", options.device, "--repeats", str(options.repeats)]
     arguments += ["--work", *options.work] if options.work else []
     for name in ("json", "plot"):
         arguments += [f"--{name}", str(getattr(options, name))] if getattr(options, name) else []

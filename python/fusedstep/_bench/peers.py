@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from .._extras import require
@@ -15,3 +18,13 @@ def bring(module: str, peer: str) -> tuple[ModuleType | None, dict[str, str]]:
         return require(module, extra="bench"), {}
     except ImportError as error:
         return None, {peer: str(error)}
+
+
+def peers_about() -> dict:
+    """The versions of the peers that are installed, and how many threads torch has where it is imported."""
+    versions = {}
+    for name in ("torch", "jax", "optax", "scikit-learn"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    torch = sys.modules.get("torch")
+    return versions if torch is None else {**versions, "torch's threads": torch.get_num_threads()}
