@@ -104,14 +104,16 @@ def _dropout(device: Device, small: bool) -> Sides:
     )
 
 
-def check_batch_norm(device: Device, dy, ours: Callable[[], tuple], theirs: Callable[[], tuple]) -> None:
+def check_batch_norm(
+    device: Device, dy, ours: Callable[[], tuple], theirs: Callable[[], tuple], units: float = 64
+) -> None:
     """AssertionError unless both return the same y, dx, dweight and dbias of batch norm with ReLU, given `dy`.
 
     A value within rounding of 0 may be cut by one side's ReLU and not by the other's: dy is made 0 there, and all
-    is computed again. y and dx: 64 units in the last place of float32 of the largest value, as the moments come
+    is computed again. y and dx: `units` in the last place of float32 of the largest value, as the moments come
     from sums in another order, and two of a half type, which they are rounded to. The sums over the n values of a
-    channel: 16 n units of float32; a sum of n values about 1 in tree order is much closer, and a wrong formula
-    much further off.
+    channel: a quarter of that for each value; a sum of n values about 1 in tree order is much closer, and a wrong
+    formula much further off.
     """
     torch = device.torch
     differs = (ours()[0] > 0) != (theirs()[0] > 0)
@@ -119,8 +121,8 @@ def check_batch_norm(device: Device, dy, ours: Callable[[], tuple], theirs: Call
         raise AssertionError(f"batch_norm: {int(differs.sum())} of {dy.numel()} values are cut by one side alone")
     dy.masked_fill_(differs, 0)
     single, stored = torch.finfo(torch.float32).eps, torch.finfo(dy.dtype).eps
-    relative = 64 * single + (2 * stored if stored > single else 0)
-    sums = 16 * single * dy.numel() / dy.shape[1]
+    relative = units * single + (2 * stored if stored > single else 0)
+    sums = units / 4 * single * dy.numel() / dy.shape[1]
     for name, actual, wanted in zip(("y", "dx", "dweight", "dbias"), ours(), theirs(), strict=True):
         tolerance = sums if name in ("dweight", "dbias") else relative * wanted.abs().max().item()
         device.assert_close(f"batch norm's {name}", actual, wanted, tolerance)
