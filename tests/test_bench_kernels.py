@@ -15,7 +15,6 @@ from fusedstep._bench.table import CEILING
 pytestmark = pytest.mark.skipif(fusedstep.info()["backend"] == "reference", reason="the compiled kernels are timed")
 WORKS = {work.name: work for work in kernels.works()}
 USUAL = {work.about["kernel"]: work for work in WORKS.values() if work.about.get("size") == 1000}
-JAX = ["batch-norm-256x64x56x28", "batch-norm-4096x1024"]
 # Bytes that a value costs.
 BYTES = {
     "sgd": 12,
@@ -78,15 +77,6 @@ def test_a_kernel_without_torch(kernel, monkeypatch):
     sides.ours()
     (reason,) = sides.missing.values()
     assert not sides.peers and reason == "torch is missing: pip install 'fusedstep[bench]'"
-
-
-@pytest.mark.parametrize("name", JAX)
-def test_batch_norm_beside_jax(name):
-    pytest.importorskip("torch")
-    pytest.importorskip("jax")
-    sides = WORKS[name].make(True)
-    sides.check()
-    assert list(sides.peers) == ["torch", "JAX"]
 
 
 def test_a_kernel_that_computes_something_else_is_found(monkeypatch):
