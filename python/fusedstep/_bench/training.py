@@ -121,7 +121,9 @@ def _epoch(network: Network, batch_size: int, small: bool) -> Sides:
         seconds = [first[name] for name in ("JAX",) if name in first]
         return [f"JAX's first epoch, which compiles, took {s:.2f} s; it is not counted" for s in seconds]
 
-    return Sides(ours.epochs(x, y, batch_size), epochs, check, missing=missing, remarks=remarks)
+    # The threads of the side before spin on: those of OpenBLAS, on which two of the sides multiply, for 0.1 s.
+    rest = partial(time.sleep, 0.15)
+    return Sides(ours.epochs(x, y, batch_size), epochs, check, before=rest, missing=missing, remarks=remarks)
 
 
 def _seconds(function: Callable[[], object]) -> float:
