@@ -11,6 +11,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +20,7 @@ from .._arguments import HelpFormatter, integer
 from .._extras import require
 from . import cost, kernels, layers, plot, steps, training
 from .device import Device
+from .loops import NoCompilerError
 from .peers import peers_about
 from .table import Sides, Work, header, lines, row, write_json
 from .timing import in_turn, machine
@@ -113,6 +115,9 @@ def bench(options: argparse.Namespace) -> int:
     for pattern in options.work or ():
         if not _chosen(every, [pattern]):
             return _refuse(f"argument --work: {device.name} has no {pattern!r}; it has {_stems(every)}")
+    for path in (options.json, options.plot):
+        if path is not None and not path.parent.is_dir():
+            return _refuse(f"the folder of '{path}' does not exist")
     if options.device == "cuda" and not backend.info()["cuda"]:
         return _refuse(f"no CUDA device: {backend.info()['cuda_reason']}")
     tables = {name: chosen for name, works in tables.items() if (chosen := _chosen(works, options.work))}
@@ -195,6 +200,11 @@ def _measure(device: Device, work: Work, options: argparse.Namespace) -> dict:
     with work.setting():
         sides = work.make(options.quick)
         sides.check()
+        if sides.ceiling is not None:
+            try:
+                sides.ceiling[1]()
+            except NoCompilerError as error:
+                sides = replace(sides, ceiling=None, missing=sides.missing | {sides.ceiling[0]: str(error)})
         seconds = CLOCKS[work.clock](device, sides, options.repeats)
     return row(work, sides, seconds, judged=not options.quick)
 

@@ -193,11 +193,13 @@ def _step(rule: steps.Rule, n: int) -> Trial:
         stepper(ops, mine, taken)()
         return mine
 
-    loop = getattr(compiled_loops(), f"update{len(arrays) - 1}")
+    loops, loop = compiled_loops(), f"update{len(arrays) - 1}"
     addresses = [a.ctypes.data for a in arrays]
     moved = 4 * n * (2 * len(arrays) - 1)
     ours = stepper(ops, arrays, 100)
-    return Trial(Sides(ours, peers, check, moved, (LOOP, lambda: loop(*addresses, n)), missing=missing), results)
+    return Trial(
+        Sides(ours, peers, check, moved, (LOOP, lambda: getattr(loops, loop)(*addresses, n)), missing=missing), results
+    )
 
 
 def _norm(n: int) -> Trial:

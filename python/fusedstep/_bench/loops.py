@@ -13,14 +13,31 @@ from pathlib import Path
 _POINTERS = {"update1": 2, "update2": 3, "update3": 4, "update4": 5, "read": 1, "copy": 2}
 
 
-def compiled_loops() -> ctypes.CDLL:
+class NoCompilerError(RuntimeError):
+    """The loops cannot be had."""
+
+
+class _Loops:
+    """The library, compiled when a loop is first asked for."""
+
+    def __getattr__(self, name: str):
+        loop = self.__dict__[name] = getattr(_library(), name)  # found at once from now on: small loops are timed, too
+        return loop
+
+
+def compiled_loops() -> _Loops:
     """`update1` to `update4`, `read` and `copy`: each takes addresses of float32 arrays, then their length.
 
-    Compiled for this machine with the compiler that CXX names (c++ by default).
+    Compiled for this machine with the compiler that CXX names (c++ by default); without one, the use of a loop raises
+    NoCompilerError.
     """
+    return _Loops()
+
+
+def _library() -> ctypes.CDLL:
     compiler = os.environ.get("CXX", "c++")
     if shutil.which(compiler) is None:
-        raise RuntimeError(f"the loop of the same traffic needs a C++ compiler, but there is no {compiler}: set CXX")
+        raise NoCompilerError(f"needs a C++ compiler, but there is no {compiler}: set CXX")
     return _compile(compiler)
 
 

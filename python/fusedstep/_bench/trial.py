@@ -13,7 +13,7 @@ from .. import backend
 from .._arena import aligned_zeros
 from .._result_memory import empty_array
 from .device import Device
-from .loops import compiled_loops
+from .loops import NoCompilerError, compiled_loops
 from .table import Sides
 
 CPU = Device("cpu")
@@ -75,15 +75,15 @@ def assert_same_bits(name: str, actual, expected) -> None:
 def using(threads: int, isa: str) -> Iterator[None]:
     """Kernels, and the loops of their traffic, with these; put back at the end, also after an error."""
     module, loops = backend.native(), compiled_loops()
-    before = module.get_num_threads(), module.get_isa(), loops.set_threads(threads)
-    try:
+    before = module.get_num_threads(), module.get_isa()
+    with contextlib.ExitStack() as back:
+        back.callback(module.set_num_threads, before[0])
+        back.callback(module.set_isa, before[1])
+        with contextlib.suppress(NoCompilerError):
+            back.callback(loops.set_threads, loops.set_threads(threads))
         module.set_num_threads(threads)
         module.set_isa(isa)
         yield
-    finally:
-        module.set_num_threads(before[0])
-        module.set_isa(before[1])
-        loops.set_threads(before[2])
 
 
 def beside_the_usual(name: str, trial: Trial, usual: tuple[int, str]) -> Sides:
