@@ -197,7 +197,10 @@ def _step(run: Run) -> None:
     if run.progress.accumulate > 1:
         run.progress.gradients.give()
     run.progress.lr = run.optimizer.lr
-    run.optimizer.step()
+    if getattr(run.optimizer, "needs_batch", False):
+        run.optimizer.step(run.model, run.loss, *run.batch)
+    else:
+        run.optimizer.step()
 
 
 @contextmanager

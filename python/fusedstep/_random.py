@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-_PURPOSES = ("weights", "data order")
+_PURPOSES = ("weights", "data order", "targets")
 
 
 def generator(seed: int, purpose: str, index: int) -> np.random.Generator:

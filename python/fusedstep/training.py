@@ -195,6 +195,8 @@ def fit(
     if measured and held_out is None:
         raise ValueError("[fit] 'metrics' are computed on validation data, but 'validation' is None")
     accumulate = check_integer("fit", "accumulate", accumulate, 1)
+    if accumulate > 1 and getattr(optimizer, "needs_batch", False):
+        raise ValueError(f"[fit] 'accumulate' must be 1 with {type(optimizer).__name__}, which looks at one batch")
     run.averaged = _judges_averages(validate_averages, optimizer, held_out)
     run.progress = Progress(model, accumulate)
     _check_shape(model, batches)

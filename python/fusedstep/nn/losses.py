@@ -7,6 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from .. import ops
+from .._device import as_host, device_of
+from ..reference.losses import check_weights
 
 
 class Loss:
@@ -28,8 +30,33 @@ class Loss:
             A value is out of range; `name` is what the message calls the targets.
         """
 
+    def hessian_product(self, output, vector, weights=None) -> np.ndarray:
+        """The Hessian of the loss by `output`, times `vector`: both ``(N, ...)`` float64; so is the result.
+
+        None of these Hessians depends on the target, and each is positive semi-definite.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no hessian_product, which curvature needs")
+
+    def hessian_diagonal(self, output, weights=None) -> np.ndarray:
+        """The diagonal of that Hessian, of the shape of `output`, float64."""
+        raise NotImplementedError(f"{type(self).__name__} has no hessian_diagonal, which curvature needs")
+
+    def sample_gradients(self, output, rng: np.random.Generator) -> np.ndarray:
+        """Gradients of each sample's own loss by its output, for targets drawn as the output predicts them.
+
+        Their covariance is the Hessian of the sample's loss (Martens 2014, section 6).
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no sample_gradients, which curvature needs")
+
     def __repr__(self):
         return f"{type(self).__name__}()"
+
+
+def sample_shares(output, weights) -> np.ndarray:
+    """What each sample counts in the mean, of a shape that broadcasts against `output`."""
+    weights, total = check_weights(None if weights is None else as_host(weights), output.shape[0])
+    shares = np.full(output.shape[0], 1 / total) if weights is None else weights / total
+    return device_of(output).put(shares.reshape(-1, *[1] * (output.ndim - 1)))
 
 
 def _require_same_form(output, target) -> None:
@@ -90,6 +117,30 @@ class SoftmaxCrossEntropy(Loss):
             raise ValueError(f"'target' must hold one label a sample, (N,), but got {np.shape(target)}; pass {fix}")
         return ops.softmax_cross_entropy(output, target, weights)
 
+    @staticmethod
+    def _probabilities(output):
+        """The softmax, from the gradient for the label 0, which is its mean over the samples but for that 1."""
+        labels = device_of(output).xp.zeros(len(output), np.int64)
+        probabilities = ops.softmax_cross_entropy(output, labels)[1] * len(output)
+        probabilities[:, 0] += 1
+        return probabilities
+
+    def hessian_product(self, output, vector, weights=None):
+        p = self._probabilities(output)
+        pv = p * vector
+        return (pv - p * pv.sum(axis=1, keepdims=True)) * sample_shares(output, weights)
+
+    def hessian_diagonal(self, output, weights=None):
+        p = self._probabilities(output)
+        return p * (1 - p) * sample_shares(output, weights)
+
+    def sample_gradients(self, output, rng):
+        device, gradients = device_of(output), self._probabilities(output)
+        below = as_host(gradients).cumsum(axis=1)
+        drawn = (below <= rng.random((len(below), 1)) * below[:, -1:]).sum(axis=1)
+        gradients[device.xp.arange(len(below)), device.put(np.minimum(drawn, below.shape[1] - 1))] -= 1
+        return gradients
+
     def check_target(self, name, target, output_shape):
         classes = output_shape[1]
         wrong = np.flatnonzero((target < 0) | (target >= classes))
@@ -141,6 +192,23 @@ class SigmoidCrossEntropy(Loss):
         _require_same_form(output, target)
         return ops.sigmoid_cross_entropy(output, target, weights)
 
+    @staticmethod
+    def _probabilities(output):
+        """The sigmoid, from the gradient for the target 0, which is its mean over the elements."""
+        return ops.sigmoid_cross_entropy(output, device_of(output).xp.zeros_like(output))[1] * output.size
+
+    def hessian_product(self, output, vector, weights=None):
+        return self.hessian_diagonal(output, weights) * vector
+
+    def hessian_diagonal(self, output, weights=None):
+        p = self._probabilities(output)
+        return p * (1 - p) * (sample_shares(output, weights) * (len(output) / output.size))
+
+    def sample_gradients(self, output, rng):
+        p = self._probabilities(output)
+        drawn = device_of(output).put(rng.random(output.shape))
+        return (p - (drawn < p)) * (len(output) / output.size) ** 0.5
+
     def check_target(self, name, target, output_shape):
         inside = (target >= 0) & (target <= 1)
         if not inside.all():
@@ -184,3 +252,13 @@ class MeanSquaredError(Loss):
     def __call__(self, output, target, weights=None) -> tuple[float, np.ndarray]:
         _require_same_form(output, target)
         return ops.mean_squared_error(output, target, weights)
+
+    def hessian_product(self, output, vector, weights=None):
+        return self.hessian_diagonal(output, weights) * vector
+
+    def hessian_diagonal(self, output, weights=None):
+        shares = sample_shares(output, weights) * (2 * len(output) / output.size)
+        return device_of(output).xp.broadcast_to(shares, output.shape)
+
+    def sample_gradients(self, output, rng):
+        return device_of(output).put(rng.standard_normal(output.shape) * (2 * len(output) / output.size) ** 0.5)
