@@ -110,6 +110,25 @@ def assert_same_state(first, second):
         np.testing.assert_array_equal(second.state_dict()[name], array, err_msg=name)
 
 
+def test_the_curvature_is_computed_on_the_host(gpu):
+    X, labels = samples()
+    ours, theirs = model("cuda"), model()
+    assert fs.curvature.extremes(
+        ours, nn.SoftmaxCrossEntropy(), on_gpu(X), on_gpu(labels), weights=on_gpu(np.ones(40)), max_products=5
+    ) == fs.curvature.extremes(theirs, nn.SoftmaxCrossEntropy(), X, labels, max_products=5, weights=np.ones(40))
+    for training in (True, False):
+        found, expected = (
+            fs.curvature.Hessian(*arguments, training=training).gradient()
+            for arguments in (
+                (ours, nn.SoftmaxCrossEntropy(), on_gpu(X), on_gpu(labels)),
+                (theirs, nn.SoftmaxCrossEntropy(), X, labels),
+            )
+        )
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="takes parameters on the CPU but got some on cuda:0"):
+        optim.GaussNewton(ours.parameters())
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_passes_give_the_bits_of_the_cpu(gpu, device, dtype):

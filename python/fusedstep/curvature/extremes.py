@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import _checks
-from .._device import as_host
 from ..reference.scalars import check_integer, check_range
 from .lanczos import spectrum_ends
 from .matrices import GaussNewton, Hessian
@@ -114,7 +113,7 @@ def extremes(
     loss : Loss
         One of `fusedstep.nn`.
     X : ndarray
-        ``(N, ...)`` in the model's dtype, on its device; the arithmetic is in float64.
+        ``(N, ...)`` in the model's dtype, on its device; the arithmetic is NumPy's in float64.
     y : ndarray
         As the loss takes it.
     weights : ndarray, optional
@@ -162,7 +161,7 @@ def extremes(
 
     def product(vector):
         whole[moving] = vector
-        return as_host(chosen @ chosen.put(whole))[moving]
+        return (chosen @ whole)[moving]
 
     size = len(whole[moving])
     large, small, large_error, small_error, products = spectrum_ends(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._device import get_device
+from .._device import as_host, get_device
 from ..nn import Dropout, Sequential
 from ..nn.checks import check_array
 from .nodes import make_node
 
 
 class Linearization:
-    """The function that a training pass computes, or an evaluation pass, in float64.
+    """The function that a training pass computes, or an evaluation pass, in float64, by NumPy wherever the model is.
 
     Parameters
     ----------
@@ -39,27 +39,25 @@ class Linearization:
     """
 
     def __init__(self, model: Sequential, x, *, training: bool = True, offset: int | None = None, shift=None):
-        self.device = get_device(model.device)
-        check_array("x", x, model.dtype, self.device)
+        check_array("x", x, model.dtype, get_device(model.device))
         if training:
             model.check_training_shape(x.shape)
         self.n_parameters = model.n_parameters
+        self.placed = [p for p in model._placed if training or not isinstance(p.layer, Dropout)]
+        self._shapes = [p.layer.parameter_shapes() for p in self.placed]
+        self.lowest = next((i for i, shapes in enumerate(self._shapes) if shapes), len(self.placed))
+        values = [{n: as_host(q.array).astype(np.float64) for n, q in p.parameters.items()} for p in self.placed]
+        if shift is not None:
+            for own, part in zip(values, self.split(shift), strict=True):
+                for name in own:
+                    own[name] += part[name]
         offset = model.random_offset if offset is None else offset
-        with self.device.active():
-            self.placed = [p for p in model._placed if training or not isinstance(p.layer, Dropout)]
-            self._shapes = [p.layer.parameter_shapes() for p in self.placed]
-            self.lowest = next((i for i, shapes in enumerate(self._shapes) if shapes), len(self.placed))
-            values = [{n: q.array.astype(np.float64) for n, q in p.parameters.items()} for p in self.placed]
-            if shift is not None:
-                for own, part in zip(values, self.split(shift), strict=True):
-                    for name in own:
-                        own[name] += part[name]
-            options = {"training": training, "seed": model.seed, "offset": offset}
-            self.nodes = [make_node(p, v, **options) for p, v in zip(self.placed, values, strict=True)]
-            x = x.astype(np.float64)
-            for node in self.nodes:
-                x = node.forward(x)
-            self.output = x
+        options = {"training": training, "seed": model.seed, "offset": offset}
+        self.nodes = [make_node(p, v, **options) for p, v in zip(self.placed, values, strict=True)]
+        x = as_host(x).astype(np.float64)
+        for node in self.nodes:
+            x = node.forward(x)
+        self.output = x
 
     def split(self, vector) -> list[dict]:
         """The parts of a flat vector that belong to each node's parameters, as views."""
@@ -76,7 +74,7 @@ class Linearization:
     def join(self, parts: list[dict]):
         """The flat vector of `parts`, which `split` takes apart."""
         flat = [part[name].ravel() for part, shapes in zip(parts, self._shapes, strict=True) for name in shapes]
-        return self.device.xp.concatenate(flat)
+        return np.concatenate(flat)
 
     def tangents(self, vector) -> tuple[list, list[dict]]:
         """R{x} of each node and last R{output}, along `vector`; and `vector`, split. None is 0."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .._device import get_device
+from .._device import as_host
 from ..nn import Sequential
 from ..nn.losses import sample_shares
 from .linearization import Linearization
@@ -40,7 +40,7 @@ class Matrix:
         The layers at this batch.
     shape : (int, int)
         ``(n_parameters, n_parameters)``. The vectors are float64, the parameters in the order of
-        ``model.parameters()``, each in C order; all arithmetic is in float64.
+        ``model.parameters()``, each in C order; all arithmetic is NumPy's in float64.
 
     Raises
     ------
@@ -57,19 +57,16 @@ class Matrix:
             raise TypeError(f"[curvature] 'loss' must be a loss of fusedstep.nn but got {loss!r}")
         if not model.n_parameters:
             raise ValueError("[curvature] 'model' has no parameters")
-        self._device = get_device(model.device)
         self._pass = {"model": model, "x": X, "training": training, "offset": offset}
-        self._loss, self._weights = loss, weights
-        y = y if hasattr(y, "dtype") else np.asarray(y)
+        self._loss, self._weights = loss, None if weights is None else as_host(weights)
+        y = np.asarray(as_host(y))
         self._y = y.astype(np.float64) if y.dtype.kind == "f" else y
         self.shape = (model.n_parameters, model.n_parameters)
         self.linearization = Linearization(**self._pass)
         self.value, self._dy = self._loss_of(self.linearization.output)
 
     def _loss_of(self, output) -> tuple:
-        with self._device.active():
-            value, gradient = self._loss(output, self._y, *(() if self._weights is None else (self._weights,)))
-            return float(value), gradient
+        return self._loss(output, self._y, *(() if self._weights is None else (self._weights,)))
 
     def value_at(self, shift) -> float:
         """The loss with the flat vector `shift` added to the parameters."""
@@ -81,27 +78,17 @@ class Matrix:
 
     def gradient(self):
         """The gradient of the loss, a flat vector."""
-        with self._device.active():
-            return self.linearization.gradient(self._dy)
+        return self.linearization.gradient(self._dy)
 
     def __matmul__(self, vector):
-        xp = self._device.xp
-        if not isinstance(vector, xp.ndarray) or vector.shape != self.shape[:1]:
+        if not isinstance(vector, np.ndarray) or vector.shape != self.shape[:1]:
             got = getattr(vector, "shape", None) or type(vector).__name__
             raise ValueError(f"[curvature] the vector must be an array of shape {self.shape[:1]} but got {got}")
-        with self._device.active():
-            return self._product(vector.astype(np.float64, copy=False))
+        return self._product(vector.astype(np.float64, copy=False))
 
-    def put(self, vector):
-        """`vector` where the model is."""
-        return self._device.put(vector)
-
-    def to_dense(self):
+    def to_dense(self) -> np.ndarray:
         """The matrix itself, from one product a parameter: for small models."""
-        n = self.shape[0]
-        with self._device.active():
-            unit = self._device.xp.eye(n)
-            return self._device.xp.stack([self @ unit[i] for i in range(n)], axis=1)
+        return np.stack([self @ unit for unit in np.eye(self.shape[0])], axis=1)
 
 
 class Hessian(Matrix):
@@ -151,8 +138,7 @@ class GaussNewton(Matrix):
         outer products by the parameters are this matrix (Martens & Grosse 2015, section 2).
         """
         at = self.linearization
-        with self._device.active():
-            dys, _ = at.backward(self._loss.sample_gradients(at.output, rng))
+        dys, _ = at.backward(self._loss.sample_gradients(at.output, rng))
         layers = zip(at.placed, at.nodes, dys, strict=True)
         return [(placed, node, dy) for placed, node, dy in layers if placed.parameters]
 
@@ -166,5 +152,5 @@ class GaussNewton(Matrix):
 
         Exact for one layer of parameters; above that, what couples two units of a layer is left out.
         """
-        with self._device.active():
-            return self.linearization.diagonal(self._loss.hessian_diagonal(self.linearization.output, self._weights))
+        at = self.linearization
+        return at.diagonal(self._loss.hessian_diagonal(at.output, self._weights))

@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from .. import ops
-from .._device import device_of
+from .._device import as_host
 from ..nn.fusion import Placed
 from ..nn.layers import Activation, BatchNorm, Dense, Dropout, Flatten
 
@@ -81,8 +81,7 @@ class ActivationNode(_Fixed):
         self.x = x
         self.y = ops.bias_activation(x, **self.settings)
         saved = x if self.function == "gelu" else self.y
-        ones = device_of(x).xp.ones_like(x)
-        self.slope, _ = ops.bias_activation_backward(ones, saved, bias=False, **self.settings)
+        self.slope, _ = ops.bias_activation_backward(np.ones_like(x), saved, bias=False, **self.settings)
         return self.y
 
     def _curvature(self):
@@ -240,7 +239,8 @@ class RunningNode(_ChannelNode):
     """BatchNorm with its running statistics, which are constants."""
 
     def moments(self, x):
-        return tuple(self.channels(self.buffers[name].astype(x.dtype)) for name in ("running_mean", "running_var"))
+        kept = (as_host(self.buffers[name]) for name in ("running_mean", "running_var"))
+        return tuple(self.channels(buffer.astype(np.float64)) for buffer in kept)
 
     def normalized(self, g):
         return self.invstd * g

@@ -7,7 +7,6 @@ from typing import ClassVar
 import numpy as np
 
 from .. import ops
-from .._device import as_host, device_of
 from ..reference.losses import check_weights
 
 
@@ -31,7 +30,7 @@ class Loss:
         """
 
     def hessian_product(self, output, vector, weights=None) -> np.ndarray:
-        """The Hessian of the loss by `output`, times `vector`: both ``(N, ...)`` float64; so is the result.
+        """The Hessian of the loss by `output`, times `vector`: both ``(N, ...)``, NumPy, float64; so is the result.
 
         None of these Hessians depends on the target, and each is positive semi-definite.
         """
@@ -54,9 +53,9 @@ class Loss:
 
 def sample_shares(output, weights) -> np.ndarray:
     """What each sample counts in the mean, of a shape that broadcasts against `output`."""
-    weights, total = check_weights(None if weights is None else as_host(weights), output.shape[0])
+    weights, total = check_weights(weights, output.shape[0])
     shares = np.full(output.shape[0], 1 / total) if weights is None else weights / total
-    return device_of(output).put(shares.reshape(-1, *[1] * (output.ndim - 1)))
+    return shares.reshape(-1, *[1] * (output.ndim - 1))
 
 
 def _require_same_form(output, target) -> None:
@@ -120,7 +119,7 @@ class SoftmaxCrossEntropy(Loss):
     @staticmethod
     def _probabilities(output):
         """The softmax, from the gradient for the label 0, which is its mean over the samples but for that 1."""
-        labels = device_of(output).xp.zeros(len(output), np.int64)
+        labels = np.zeros(len(output), np.int64)
         probabilities = ops.softmax_cross_entropy(output, labels)[1] * len(output)
         probabilities[:, 0] += 1
         return probabilities
@@ -135,10 +134,10 @@ class SoftmaxCrossEntropy(Loss):
         return p * (1 - p) * sample_shares(output, weights)
 
     def sample_gradients(self, output, rng):
-        device, gradients = device_of(output), self._probabilities(output)
-        below = as_host(gradients).cumsum(axis=1)
+        gradients = self._probabilities(output)
+        below = gradients.cumsum(axis=1)
         drawn = (below <= rng.random((len(below), 1)) * below[:, -1:]).sum(axis=1)
-        gradients[device.xp.arange(len(below)), device.put(np.minimum(drawn, below.shape[1] - 1))] -= 1
+        gradients[np.arange(len(below)), np.minimum(drawn, below.shape[1] - 1)] -= 1
         return gradients
 
     def check_target(self, name, target, output_shape):
@@ -195,7 +194,7 @@ class SigmoidCrossEntropy(Loss):
     @staticmethod
     def _probabilities(output):
         """The sigmoid, from the gradient for the target 0, which is its mean over the elements."""
-        return ops.sigmoid_cross_entropy(output, device_of(output).xp.zeros_like(output))[1] * output.size
+        return ops.sigmoid_cross_entropy(output, np.zeros_like(output))[1] * output.size
 
     def hessian_product(self, output, vector, weights=None):
         return self.hessian_diagonal(output, weights) * vector
@@ -206,8 +205,7 @@ class SigmoidCrossEntropy(Loss):
 
     def sample_gradients(self, output, rng):
         p = self._probabilities(output)
-        drawn = device_of(output).put(rng.random(output.shape))
-        return (p - (drawn < p)) * (len(output) / output.size) ** 0.5
+        return (p - (rng.random(output.shape) < p)) * (len(output) / output.size) ** 0.5
 
     def check_target(self, name, target, output_shape):
         inside = (target >= 0) & (target <= 1)
@@ -258,7 +256,7 @@ class MeanSquaredError(Loss):
 
     def hessian_diagonal(self, output, weights=None):
         shares = sample_shares(output, weights) * (2 * len(output) / output.size)
-        return device_of(output).xp.broadcast_to(shares, output.shape)
+        return np.broadcast_to(shares, output.shape)
 
     def sample_gradients(self, output, rng):
-        return device_of(output).put(rng.standard_normal(output.shape) * (2 * len(output) / output.size) ** 0.5)
+        return rng.standard_normal(output.shape) * (2 * len(output) / output.size) ** 0.5

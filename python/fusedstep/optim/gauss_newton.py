@@ -16,7 +16,7 @@ def conjugate_gradients(product: Callable, b: np.ndarray, *, max_iter: int, tol:
     A is symmetric and positive definite, by its products with vectors (Hestenes & Stiefel 1952).
     """
     x, r = np.zeros_like(b), b.copy()
-    p, square = r, float(r @ r)
+    p, square = r.copy(), float(r @ r)
     enough = tol * tol * square
     for iteration in range(max_iter):
         if square <= enough:
@@ -69,9 +69,10 @@ class GaussNewton(Damped):
     >>> model = fs.nn.Sequential(fs.nn.Dense(2, 1, bias=False), dtype=np.float64)
     >>> X, y = np.array([[1.0, 0.0], [0.0, 30.0]]), np.array([[1.0], [60.0]])
     >>> loss, optimizer = fs.nn.MeanSquaredError(), fs.optim.GaussNewton(model.parameters(), damping=1e-8)
-    >>> value, gradient = loss(model.forward(X), y)
-    >>> _ = model.backward(gradient)
-    >>> optimizer.step(model, loss, X, y)
+    >>> for _ in range(2):
+    ...     value, gradient = loss(model.forward(X), y)
+    ...     _ = model.backward(gradient)
+    ...     optimizer.step(model, loss, X, y)
     >>> model.parameters()[0].array.round(4).tolist()
     [[1.0], [2.0]]
     """

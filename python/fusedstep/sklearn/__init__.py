@@ -1,4 +1,4 @@
-"""scikit-learn's multi-layer perceptrons on fused kernels: the same parameters and attributes, and more of both."""
+"""scikit-learn's multi-layer perceptrons on fused kernels, with its parameters, attributes and more; whitening."""
 
 from .._extras import require
 
@@ -6,5 +6,6 @@ require("sklearn", extra="sklearn")
 
 from .classifier import MLPClassifier  # noqa: E402
 from .regressor import MLPRegressor  # noqa: E402
+from .whitening import ZCA  # noqa: E402
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = ["ZCA", "MLPClassifier", "MLPRegressor"]
