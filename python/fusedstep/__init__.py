@@ -12,7 +12,7 @@ from . import ops, reference
 from .backend import available_isas, get_num_threads, info, set_num_threads
 
 if TYPE_CHECKING:
-    from . import callbacks, curvature, data, metrics, model_selection, nn, optim
+    from . import callbacks, curvature, data, landscape, metrics, model_selection, nn, optim
     from .evaluation import evaluate, predict
     from .history import History
     from .training import fit
@@ -27,6 +27,7 @@ __all__ = [
     "fit",
     "get_num_threads",
     "info",
+    "landscape",
     "metrics",
     "model_selection",
     "nn",

@@ -14,6 +14,8 @@ _TRAIN, _VALIDATION, _BEST = "#1f77b4", "#d95f02", "#444444"
 # Lines differ in their dashes as well, for those who print in black or see few colours.
 _TRAIN_LINE = "--"
 _METRICS = (("#00735c", "-"), ("#b0408a", "--"), ("#5b4fa8", "-."), ("#8c5a00", ":"))
+LINES = ((_TRAIN, "-"), (_VALIDATION, "--"), ("#00735c", "-."), ("#b0408a", ":"), ("#5b4fa8", "-"), ("#8c5a00", "--"))
+"""Colour and dashes of the lines of a panel, one method each."""
 
 
 def plot_histories(histories: Sequence[History], titles: Sequence[str] = (), *, path: str | os.PathLike | None = None):
