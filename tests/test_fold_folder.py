@@ -216,6 +216,7 @@ OTHER_METHODS = {
     "optimizer.groups[0].lr 0.01, which is [0.01": (small.model, adam(lr=optim.schedules.cosine(0.01, 99))),
     "optimizer.name 'Adam', which is 'SGD'": (small.model, lambda model: optim.SGD(model.parameters(), lr=0.01)),
     "optimizer.max_norm None, which is 1.0": (small.model, adam(max_norm=1.0)),
+    "optimizer.ema_decay None, which is [0.0, 0.5": (small.model, adam(ema_decay=optim.schedules.uniform_average())),
     "model.layers": (other_model, adam()),
 }
 

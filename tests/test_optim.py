@@ -231,6 +231,34 @@ def test_averages():
         optim.Adam(parameters()).averages()
 
 
+@pytest.mark.parametrize(("method", "arguments"), VARIANTS)
+def test_averages_with_a_decay_that_is_a_function(method, arguments):
+    params, seen = parameters(), []
+    optimizer = method(params, ema_decay=optim.schedules.uniform_average(burn_in=2), **arguments)
+    for t in range(6):
+        train(params, optimizer, 1, t)
+        seen.append([p.array.copy() for p in params])
+        if t == 3:  # a new optimizer goes on from the step it is told
+            state = optimizer.state_dict()
+            optimizer = method(params, ema_decay=optim.schedules.uniform_average(burn_in=2), **arguments)
+            optimizer.load_state_dict(state)
+    for p, *arrays in zip(params, *seen[2:], strict=True):
+        np.testing.assert_allclose(optimizer.averages()[p.name], np.mean(arrays, axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_decay_out_of_range_is_refused_before_a_parameter_is_written():
+    params = parameters()
+    before = [p.array.copy() for p in params]
+    groups = [{"params": params[:1], "lr": 0.5}, {"params": params[1:]}]
+    optimizer = optim.SGD(groups, ema_decay=lambda step: 1.5)
+    set_gradients(params, 0)
+    with pytest.raises(ValueError, match=r"\[SGD\] 'ema_decay' must be in \[0, 1\] but got 1.5"):
+        optimizer.step()
+    assert all((p.array == b).all() for p, b in zip(params, before, strict=True)) and optimizer.steps == 0
+    with pytest.raises(ValueError, match=r"\[SGD\] 'ema_decay' is a function, which a captured step could not call"):
+        optim.SGD(params, ema_decay=lambda step: 0.5, capturable=True)
+
+
 @pytest.mark.parametrize("params", [parameters, lambda: model().parameters()])
 def test_zero_grad(params):
     params = params()

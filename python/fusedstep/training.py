@@ -150,7 +150,7 @@ def fit(
         as large, in the memory of one (batch normalization still sees the small ones). What is left at the end of an
         epoch makes a step of its own. Schedules count steps.
     validate_averages : bool, optional
-        Validate the exponential averages of the weights, which an optimizer with `ema_decay` keeps, in place of the
+        Validate the averages of the weights, which an optimizer with `ema_decay` keeps, in place of the
         weights, and leave the averages in the model at the end (Polyak & Juditsky 1992). Buffers are not averaged.
         None: where there are averages and validation data.
 

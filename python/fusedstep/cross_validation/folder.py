@@ -186,7 +186,7 @@ class FoldFolder:
 def describe_method(model, optimizer, sample_shape: tuple[int, ...]) -> dict:
     """What decides a training beside data and options, as JSON keeps it: layers, optimizer, hyper-parameters."""
     model = {name: v for name, v in model.architecture().items() if name not in ("seed", "random_offset")}
-    settings = {name: getattr(optimizer, name, None) for name in ("max_norm", "ema_decay", "skip_nonfinite")}
+    settings = {name: _setting(getattr(optimizer, name, None)) for name in ("max_norm", "ema_decay", "skip_nonfinite")}
     groups = [
         {name: [p.name for p in value] if name == "params" else _setting(value) for name, value in group.items()}
         for group in getattr(optimizer, "param_groups", ())

@@ -32,8 +32,9 @@ class Optimizer:
         float32 or float64 array there, read by each step: write into it to change the step size.
     max_norm : float, optional
         Clip the gradients of all groups together to this global norm, inside the step (Pascanu et al. 2013).
-    ema_decay : float, optional
-        Keep averages of the weights, ``e = ema_decay * e + (1 - ema_decay) * p``, in the same pass: `averages()`.
+    ema_decay : float or callable, optional
+        Keep averages of the weights, ``e = ema_decay * e + (1 - ema_decay) * p``, in the same pass: `averages()`. Also
+        a function of the step (from 0): `fusedstep.optim.schedules.uniform_average` makes e the mean of all iterates.
     skip_nonfinite : bool
         Skip the whole step when a gradient is NaN or infinite; `skipped` counts, the step counter stays. On a GPU
         this is decided there, and an lr that is a function waits for the step before, as it needs the true count.
@@ -78,8 +79,12 @@ class Optimizer:
             known = [*defaults, "max_norm", "ema_decay", "skip_nonfinite", "decay_1d", "capturable"]
             raise TypeError(f"[{self._method}] has no argument {min(unknown)!r}; it takes {', '.join(known)}")
         check_max_norm(self._method, max_norm)
-        if ema_decay is not None:
+        if ema_decay is not None and not callable(ema_decay):
             check_range(self._method, "ema_decay", ema_decay, 0, 1, closed=True)
+        if callable(ema_decay) and capturable:
+            raise ValueError(
+                f"[{self._method}] 'ema_decay' is a function, which a captured step could not call: give a number"
+            )
         self.max_norm = max_norm
         self.ema_decay = ema_decay
         self.skip_nonfinite = bool(skip_nonfinite)
@@ -166,9 +171,17 @@ class Optimizer:
 
     def _lr(self, group: dict) -> float:
         lr = group["lr"]
-        if not callable(lr):
-            return lr
-        return lr(self.steps if self._device_counts else self._steps)
+        return lr(self._counted()) if callable(lr) else lr
+
+    def _decay(self) -> float | None:
+        """What `ema_decay` is at the next step, checked before anything is written."""
+        if not callable(self.ema_decay):
+            return self.ema_decay
+        return check_range(self._method, "ema_decay", self.ema_decay(self._counted()), 0, 1, closed=True)
+
+    def _counted(self) -> int:
+        """The steps so far; the device is asked only where it alone knows."""
+        return self.steps if self._device_counts else self._steps
 
     def step(self, *, grad_multiplier: float = 1.0) -> None:
         """Update all parameters from their gradients, which stay as they are.
@@ -194,6 +207,7 @@ class Optimizer:
                 return
             if self.max_norm is not None:
                 multiplier *= clipping_factor(self.max_norm, norm)
+        decay = self._decay()
         for group, params, grads, states in self._calls:
             common = {
                 "lr": self._lr(group),
@@ -201,7 +215,7 @@ class Optimizer:
                 "maximize": group["maximize"],
                 "grad_multiplier": multiplier,
                 "ema_params": states.get("ema"),
-                "ema_decay": self.ema_decay,
+                "ema_decay": decay,
             }
             self._update(group, params, grads, states, self._steps + 1, common)
         self._steps += 1
@@ -216,6 +230,7 @@ class Optimizer:
             self._device.write(self._scalars.step, self._steps)
             self._device_counts = True
         lrs = [self._lr(group) for group, *_ in self._calls]
+        decay = self._decay()
         for (group, _, _, states), lr in zip(self._calls, lrs, strict=True):
             self._check_group({**group, "lr": lr})
             self._check_states(group, states)
@@ -233,7 +248,7 @@ class Optimizer:
                     "maximize": group["maximize"],
                     "grad_multiplier": grad_multiplier,
                     "ema_params": states.get("ema"),
-                    "ema_decay": self.ema_decay,
+                    "ema_decay": decay,
                     "skip": skip,
                 }
                 self._update(group, params, grads, states, step, common)

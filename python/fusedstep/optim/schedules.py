@@ -1,6 +1,7 @@
 """Step sizes as functions of the step, counted from 0: give one as `lr` to any optimizer.
 
-Every function here returns a callable ``step -> lr``; any other callable of one integer serves as well.
+Every function here returns a callable ``step -> lr``; any other callable of one integer serves as well. The exception
+is `uniform_average`, which gives decays: that is an optimizer's `ema_decay`.
 
 >>> from fusedstep.optim import schedules
 >>> lr = schedules.inverse_time(0.1, decay=1.0)
@@ -91,22 +92,57 @@ def cosine(lr: float, steps: int, final_lr: float = 0.0) -> Schedule:
     return lambda step: final_lr + (lr - final_lr) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
 
 
-def warmup_cosine(lr: float, steps: int, warmup_steps: int, final_lr: float = 0.0) -> Schedule:
-    """A line up to lr at step `warmup_steps`, then `cosine` down to `final_lr` at step `steps` (Goyal et al. 2017).
+def cosine_restarts(lr: float, period: int, growth: int = 1, final_lr: float = 0.0) -> Schedule:
+    """SGDR: `cosine` from lr to `final_lr` again and again, each period `growth` times as long as the one before.
 
-    The first step takes lr / warmup_steps, not 0.
+    Loshchilov & Hutter 2017, equation 5, where growth is T_mult. The first step of a period takes lr.
+
+    >>> schedule = cosine_restarts(1.0, period=2, growth=2)
+    >>> [round(schedule(t), 3) for t in range(7)]
+    [1.0, 0.5, 1.0, 0.854, 0.5, 0.146, 1.0]
+    """
+    period = check_integer("schedules", "period", period, 1)
+    growth = check_integer("schedules", "growth", growth, 1)
+    within = cosine(lr, 1, final_lr)
+
+    def schedule(step):
+        length = period
+        if growth == 1:
+            step %= period
+        while step >= length:
+            step, length = step - length, length * growth
+        return within(step / length)
+
+    return schedule
+
+
+def warmup(schedule: Schedule, steps: int) -> Schedule:
+    """A line up to ``schedule(0)`` in `steps` steps, then `schedule` from its own step 0 on (Goyal et al. 2017).
+
+    The first step takes schedule(0) / steps, not 0.
+
+    >>> schedule = warmup(inverse_sqrt(1.0), steps=4)
+    >>> [schedule(t) for t in (0, 3, 4, 7)]
+    [0.25, 1.0, 1.0, 0.5]
+    """
+    if not callable(schedule):
+        raise TypeError(f"[schedules] 'schedule' must be a function of the step but got {schedule!r}")
+    steps = check_integer("schedules", "steps", steps, 0)
+    return lambda step: schedule(0) * (step + 1) / steps if step < steps else schedule(step - steps)
+
+
+def warmup_cosine(lr: float, steps: int, warmup_steps: int, final_lr: float = 0.0) -> Schedule:
+    """`warmup` to lr at step `warmup_steps`, then `cosine` down to `final_lr` at step `steps` (Goyal et al. 2017).
 
     >>> schedule = warmup_cosine(1.0, steps=14, warmup_steps=4)
     >>> [schedule(t) for t in (0, 3, 4, 9)]
     [0.25, 1.0, 1.0, 0.5]
     """
-    lr = _lr("lr", lr)
     steps = check_integer("schedules", "steps", steps, 1)
     warmup_steps = check_integer("schedules", "warmup_steps", warmup_steps, 0)
     if warmup_steps >= steps:
         raise ValueError(f"[schedules] 'warmup_steps' must be less than 'steps' ({steps}) but got {warmup_steps}")
-    after = cosine(lr, steps - warmup_steps, final_lr)
-    return lambda step: lr * (step + 1) / warmup_steps if step < warmup_steps else after(step - warmup_steps)
+    return warmup(cosine(lr, steps - warmup_steps, final_lr), warmup_steps)
 
 
 def one_cycle(
@@ -125,3 +161,18 @@ def one_cycle(
     up = cosine(lr * _lr("start_factor", start_factor), peak, lr)
     down = cosine(lr, steps - peak, lr * _lr("final_factor", final_factor))
     return lambda step: up(step) if step < peak else down(step - peak)
+
+
+def uniform_average(burn_in: int = 0) -> Schedule:
+    """As `ema_decay`: the optimizer's averages are the plain mean of all iterates after the first `burn_in` steps.
+
+    ``k / (k + 1)`` with k the steps since then, and 0 before (Ruppert 1988; Polyak & Juditsky 1992). The averages then
+    converge as with the best step size, at one that falls more slowly than 1/t, or is constant. In float32 an average
+    hardly moves any more after ten million steps.
+
+    >>> decay = uniform_average(burn_in=2)
+    >>> [decay(t) for t in (0, 1, 2, 3, 4, 5)]
+    [0.0, 0.0, 0.0, 0.5, 0.6666666666666666, 0.75]
+    """
+    burn_in = check_integer("schedules", "burn_in", burn_in, 0)
+    return lambda step: max(step - burn_in, 0) / (max(step - burn_in, 0) + 1)
