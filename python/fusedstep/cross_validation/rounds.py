@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend
-from .._blas import blas_threads as _blas_threads
 from .._extras import require
+from .._jobs import threads
 from ..data.sources import Samples, Source
 from ..evaluation import evaluate, predict
 from ..history import History
@@ -62,14 +61,8 @@ class Task:
         """Train and test the model of fold `number`, from 1, or take up what the folder has of it."""
         if self.folder is not None and self.folder.is_done(number):
             return self._taken_up(number, seed)
-        before = backend.get_num_threads()
-        if self.kernel_threads is not None:
-            backend.set_num_threads(self.kernel_threads)
-        try:
-            with _blas_threads(self.blas_threads):
-                done = self._run(number, fold, seed, progress)
-        finally:
-            backend.set_num_threads(before)
+        with threads(self.kernel_threads, self.blas_threads):
+            done = self._run(number, fold, seed, progress)
         if self.folder is not None:
             self.folder.write(number, **vars(done))
         return done

@@ -5,17 +5,15 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
-from .. import _checks, backend
+from .. import _checks
 from .. import metrics as _metrics
-from .._blas import blas_threads as _blas_threads
-from .._extras import require
+from .._jobs import check_n_jobs, count_workers, in_parallel, share_of_threads, threads
 from .._training_checks import refuse_nonfinite
 from ..callbacks import Checkpoint
 from ..data.sources import Samples, Source, as_samples, is_on_disk
@@ -137,10 +135,7 @@ def cross_validate(
         if transformer is None and not isinstance(samples, Source):
             refuse_nonfinite(where, name, samples)
     metrics = _metrics.resolve(metrics)
-    if n_jobs is not None and check_integer(where, "n_jobs", n_jobs, -(2**31)) == 0:
-        raise ValueError(f"[{where}] 'n_jobs' must be a number of processes, or negative as in joblib, but got 0")
-    if blas_threads is not None:
-        blas_threads = check_integer(where, "blas_threads", blas_threads, 1)
+    check_n_jobs(where, n_jobs, blas_threads)
     if isinstance(trusted, str):
         raise TypeError(f"[{where}] 'trusted' must be a sequence of names but got {trusted!r}")
     kept = None if folder is None else FoldFolder(Path(folder), tuple(trusted))
@@ -151,7 +146,7 @@ def cross_validate(
             options = fit_options | {"loss": loss, "metrics": list(metrics), "blas_threads": blas_threads}
             options |= {"preprocess": preprocess, "preprocess_target": preprocess_target}
             kept.begin(seeds, folds, X, y, {name: value for name, value in options.items() if name != "progress"})
-        workers = _workers(n_jobs, len(folds))
+        workers = count_workers(n_jobs, len(folds))
         task = Task(
             make_model,
             make_optimizer,
@@ -162,17 +157,13 @@ def cross_validate(
             preprocess_target,
             metrics,
             blas_threads,
-            None if workers == 1 else max(1, backend.get_num_threads() // workers),
+            share_of_threads(workers),
             kept,
             fit_options,
         )
         jobs = [(k + 1, fold, _fold_seed(seeds)) for k, fold in enumerate(folds)]
-        before = backend.get_num_threads()
-        with _blas_threads(blas_threads):
-            try:
-                rounds = list(_serial(task, jobs) if n_jobs in (None, 1) else _parallel(task, jobs, workers))
-            finally:
-                backend.set_num_threads(before)  # rounds in threads of this process put back what others had set
+        with threads(None, blas_threads):  # rounds in threads of this process put back what others had set
+            rounds = list(_serial(task, jobs) if n_jobs in (None, 1) else _parallel(task, jobs, workers))
     predictions = np.empty((len(X), *rounds[0].outputs.shape[1:]), rounds[0].outputs.dtype)
     for (_, _, test), done in zip(folds, rounds, strict=True):
         predictions[test] = done.outputs
@@ -192,13 +183,6 @@ def _samples(array) -> Samples:
     return Source(samples) if is_on_disk(samples) and samples.ndim > 1 else samples
 
 
-def _workers(n_jobs: int | None, n_folds: int) -> int:
-    """How many rounds run at a time."""
-    if n_jobs in (None, 1):
-        return 1
-    return min(require("joblib", extra="sklearn").effective_n_jobs(n_jobs), n_folds)
-
-
 def _serial(task: Task, jobs) -> Iterator[Round]:
     progress = task.fit_options.get("progress", True)
     for number, fold, seed in jobs:
@@ -206,23 +190,9 @@ def _serial(task: Task, jobs) -> Iterator[Round]:
 
 
 def _parallel(task: Task, jobs, workers: int) -> Iterator[Round]:
-    from tqdm import tqdm
-
-    joblib = require("joblib", extra="sklearn")
-    try:
-        parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
-    except ValueError:  # processes of multiprocessing, and so Ray's, give all rounds at once
-        parallel = joblib.Parallel(n_jobs=workers)
-    hidden = not task.fit_options.get("progress", True)
-    try:
-        rounds = parallel(joblib.delayed(task.run)(*job, progress=False) for job in jobs)
-        yield from tqdm(rounds, total=len(jobs), disable=hidden, unit="fold")
-    except pickle.PicklingError as error:
-        raise TypeError(
-            "[cross_validate] with 'n_jobs' all arguments must be such that they can be pickled, which an HDF5 dataset "
-            "cannot: give a class with slices that opens the file itself, or threads, "
-            f"joblib.parallel_config(backend='threading'): {error}"
-        ) from error
+    progress = task.fit_options.get("progress", True)
+    jobs = [(*job, False) for job in jobs]  # no bars of their own
+    return in_parallel("cross_validate", task.run, jobs, workers, progress=progress, unit="fold")
 
 
 def _splitter(cv, seeds: np.random.SeedSequence):

@@ -1,0 +1,71 @@
+"""Many trainings, one after another or at the same time: their threads, their processes and their progress bar."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from . import backend
+from ._blas import blas_threads
+from ._extras import require
+from .reference.scalars import check_integer
+
+
+def check_n_jobs(where: str, n_jobs: int | None, blas: int | None) -> None:
+    """Raise for what is no `n_jobs` of joblib's, or no number of threads of the BLAS."""
+    if n_jobs is not None and check_integer(where, "n_jobs", n_jobs, -(2**31)) == 0:
+        raise ValueError(f"[{where}] 'n_jobs' must be a number of processes, or negative as in joblib, but got 0")
+    if blas is not None:
+        check_integer(where, "blas_threads", blas, 1)
+
+
+def count_workers(n_jobs: int | None, jobs: int) -> int:
+    """How many of `jobs` run at a time."""
+    if n_jobs in (None, 1):
+        return 1
+    return min(require("joblib", extra="sklearn").effective_n_jobs(n_jobs), jobs)
+
+
+def share_of_threads(workers: int) -> int | None:
+    """How many threads the kernels of each worker may take, so that all share the cores; None: as they are."""
+    return None if workers == 1 else max(1, backend.get_num_threads() // workers)
+
+
+@contextmanager
+def threads(kernels: int | None, blas: int | None) -> Iterator[None]:
+    """A while in which kernels and BLAS run on so many threads, None as they are; then the kernels' are put back."""
+    before = backend.get_num_threads()
+    if kernels is not None:
+        backend.set_num_threads(kernels)
+    try:
+        with blas_threads(blas):
+            yield
+    finally:
+        backend.set_num_threads(before)
+
+
+def in_parallel(where: str, run: Callable, jobs: Sequence[tuple], workers: int, *, progress, unit: str) -> Iterator:
+    """``run(*job)`` of each job, in their order, in processes of joblib or wherever a backend in use takes them.
+
+    Raises
+    ------
+    TypeError
+        An argument cannot be pickled.
+    """
+    from tqdm import tqdm
+
+    joblib = require("joblib", extra="sklearn")
+    try:
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
+    except ValueError:  # processes of multiprocessing, and so Ray's, give all results at once
+        parallel = joblib.Parallel(n_jobs=workers)
+    try:
+        results = parallel(joblib.delayed(run)(*job) for job in jobs)
+        yield from tqdm(results, total=len(jobs), disable=not progress, unit=unit)
+    except pickle.PicklingError as error:
+        raise TypeError(
+            f"[{where}] with 'n_jobs' all arguments must be such that they can be pickled, which an HDF5 dataset "
+            "cannot: give a class with slices that opens the file itself, or threads, "
+            f"joblib.parallel_config(backend='threading'): {error}"
+        ) from error
