@@ -111,6 +111,20 @@ SIGNATURES = {
     "landscape.plot_steps": ("function paths", "path=None"),
     "landscape.plot_levels": ("function paths", "path=None"),
     "landscape.plot_values": ("runs", "minimum=0.0 log_steps=False path=None"),
+    "tune.step_size_sweep": (
+        "make_model optimizers loss train validation",
+        "epochs lrs=None seeds=3 n_jobs=None blas_threads=1 progress=True",
+    ),
+    "tune.StepSizeSweep.summary": ("self quantiles=(0.1,0.5,0.9)", ""),
+    "tune.StepSizeSweep.width": ("self tolerance=0.1", ""),
+    "tune.StepSizeSweep.best": ("self", ""),
+    "tune.StepSizeSweep.plot": ("self path=None", ""),
+    "tune.StepSizeSweep.to_json": ("self path", ""),
+    "tune.lr_range_test": (
+        "model optimizer loss train",
+        "start=1e-06 stop=10.0 steps=100 batch_size=128 beta=0.9 explode=4.0 seed=0",
+    ),
+    "tune.RangeTest.plot": ("self path=None", ""),
     "data.MiniBatches": (
         "*arrays",
         "batch_size shuffle=True seed=0 last='keep' prefetch=None block_size=None shuffle_window=None",

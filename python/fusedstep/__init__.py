@@ -12,7 +12,7 @@ from . import ops, reference
 from .backend import available_isas, get_num_threads, info, set_num_threads
 
 if TYPE_CHECKING:
-    from . import callbacks, curvature, data, landscape, metrics, model_selection, nn, optim
+    from . import callbacks, curvature, data, landscape, metrics, model_selection, nn, optim, tune
     from .evaluation import evaluate, predict
     from .history import History
     from .training import fit
@@ -36,6 +36,7 @@ __all__ = [
     "predict",
     "reference",
     "set_num_threads",
+    "tune",
 ]
 
 # Threads may ask at once: Python's import locks see to it, if no part imports a module (nn.parameter)

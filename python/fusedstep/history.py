@@ -101,17 +101,17 @@ class History:
     def to_dict(self) -> dict:
         """The history as plain lists, dicts, numbers and strings; NaN and infinities as strings, as JSON has none."""
         return {
-            "rows": [{name: _to_json(value) for name, value in row.items()} for row in self.rows],
-            "best_epoch": _to_json(self.best_epoch),
+            "rows": [{name: to_json_value(value) for name, value in row.items()} for row in self.rows],
+            "best_epoch": to_json_value(self.best_epoch),
             "stopped_by": self.stopped_by,
             "interrupted": self.interrupted,
-            "restored_epoch": _to_json(self.restored_epoch),
+            "restored_epoch": to_json_value(self.restored_epoch),
         }
 
     @classmethod
     def from_dict(cls, data: dict) -> History:
         """The inverse of `to_dict`."""
-        rows = [{name: _from_json(value) for name, value in row.items()} for row in data["rows"]]
+        rows = [{name: from_json_value(value) for name, value in row.items()} for row in data["rows"]]
         return cls(rows, data["stopped_by"], data["interrupted"], data["restored_epoch"])
 
     def to_json(self, path: str | os.PathLike) -> None:
@@ -134,10 +134,12 @@ class History:
             raise ValueError(f"{os.fspath(path)}: not a history: {error!r}") from error
 
 
-def _to_json(value):
+def to_json_value(value):
+    """NaN and infinities as strings, as JSON has none; numbers of NumPy as Python's; anything else as it is."""
     value = value.item() if hasattr(value, "item") else value  # a callback may have put one of NumPy there
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _from_json(value):
+def from_json_value(value):
+    """The inverse of `to_json_value`, for numbers."""
     return float(value) if isinstance(value, str) else value

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..reference.scalars import check_finite, check_integer, check_range
+from ..reference.scalars import check_finite, check_integer, check_positive, check_range
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ def parabola(curvature: float = 0.5) -> Quadratic:
     >>> f(2.0), f.grad(2.0), round(f.stable_step, 3)
     (6.0, 6.0, 0.667)
     """
-    curvature = _positive("parabola", "curvature", curvature)
+    curvature = check_positive("parabola", "curvature", curvature)
     return Quadratic(
         f"{curvature / 2:g} x²",
         lambda x: curvature / 2 * x**2,
@@ -290,10 +290,3 @@ def rosenbrock() -> Function:
         minima=(np.ones(2),),
         hessian=hessian,
     )
-
-
-def _positive(where: str, name: str, value) -> float:
-    number = check_finite(where, name, check_range(where, name, value, 0))
-    if number == 0:
-        raise ValueError(f"[{where}] '{name}' must be greater than 0 but got {value!r}")
-    return number

@@ -92,6 +92,14 @@ def check_finite(method: str, name: str, value) -> float:
     raise ValueError(f"[{method}] '{name}' must be finite but got {value!r}")
 
 
+def check_positive(method: str, name: str, value) -> float:
+    """`value` as a finite float greater than 0; ValueError otherwise."""
+    number = check_finite(method, name, check_range(method, name, value, 0))
+    if number == 0:
+        raise ValueError(f"[{method}] '{name}' must be greater than 0 but got {value!r}")
+    return number
+
+
 def check_integer(method: str, name: str, value, low: int, bits: int = 63) -> int:
     """`value` as an int in [low, 2**bits); floats are refused, even whole ones."""
     if type(value) is int and low <= value < 1 << bits:

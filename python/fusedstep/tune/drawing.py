@@ -1,0 +1,87 @@
+"""Losses against step sizes."""
+
+from __future__ import annotations
+
+import math
+import os
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._extras import require
+from ..plot import LINES
+
+if TYPE_CHECKING:
+    from .range_test import RangeTest
+    from .result import StepSizeSweep
+
+_RAW = "#999999"
+
+
+def plot_sweep(sweep: StepSizeSweep, path: str | os.PathLike | None):
+    """See `StepSizeSweep.plot`."""
+    figure, panel = _figure()
+    cells = sweep.summary()
+    lowest = min((cell["lower"] for cell in cells), default=math.inf)
+    top = _top([cell["median"] for cell in cells], lowest)
+    for name, (color, dashes) in zip(sweep.optimizers, cycle(LINES), strict=False):
+        own = [cell for cell in cells if cell["optimizer"] == name]
+        lrs = [cell["lr"] for cell in own]
+        # An infinite edge is drawn beyond the panel's upper one, otherwise the band would end before it.
+        lower, median, upper = (
+            np.minimum([cell[which] for cell in own], 1e3 * top) for which in ("lower", "median", "upper")
+        )
+        panel.fill_between(lrs, lower, upper, color=color, alpha=0.18, linewidth=0)
+        finite = [math.isfinite(cell["median"]) for cell in own]
+        panel.plot(lrs, np.where(finite, median, np.nan), dashes, marker="o", markersize=4, color=color, label=name)
+        gone = [cell["lr"] for cell in own if not math.isfinite(cell["median"])]
+        panel.plot(gone, [0.97] * len(gone), "x", color=color, transform=panel.get_xaxis_transform())
+    panel.set(xscale="log", xlabel="step size", ylabel="validation loss after the last epoch")
+    if 0 < lowest < math.inf:
+        panel.set_yscale("log")
+        panel.set_ylim(lowest / 1.3, top * 1.3)
+    elif math.isfinite(top):
+        panel.set_ylim(top=top + 0.05 * abs(top))
+    return _finished(figure, panel, path)
+
+
+def plot_range_test(test: RangeTest, path: str | os.PathLike | None):
+    """See `RangeTest.plot`."""
+    figure, panel = _figure()
+    (color, _), (marked, _) = LINES[:2]
+    panel.plot(test.lrs, test.losses, color=_RAW, linewidth=0.8, alpha=0.6, label="each batch")
+    panel.plot(test.lrs, test.smoothed, color=color, label="smoothed")
+    for lr, dashes, label in ((test.steepest, "--", "steepest descent"), (test.tenth_of_minimum, ":", "minimum / 10")):
+        if lr is not None:
+            panel.axvline(lr, color=marked, linestyle=dashes, linewidth=1.2, label=f"{label}: {lr:.2g}")
+    panel.set(xscale="log", xlabel="step size", ylabel="training loss")
+    finite = test.smoothed[np.isfinite(test.smoothed)]
+    if len(finite):
+        room = 0.1 * (finite.max() - finite.min()) or 1.0
+        panel.set_ylim(finite.min() - room, min(finite.max(), 2 * finite[0] + room) + room)
+    return _finished(figure, panel, path)
+
+
+def _top(medians: list[float], lowest: float) -> float:
+    """The largest loss that is shown: one far beyond the others is as good as infinite."""
+    finite = [value for value in medians if math.isfinite(value)]
+    if not finite:
+        return math.inf
+    return min(max(finite), 1e3 * lowest) if lowest > 0 else max(finite)
+
+
+def _figure():
+    require("matplotlib", extra="plot")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _finished(figure, panel, path):
+    panel.grid(alpha=0.25)
+    panel.legend()
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
