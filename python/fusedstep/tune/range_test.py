@@ -190,7 +190,8 @@ class _Ramp(Callback):
         lr = float(self.lrs[len(self.losses)])
         self.losses.append(run.batch_loss)
         averages = self.smoothed()
-        self.exploded = not math.isfinite(averages[-1]) or averages[-1] > self.explode * averages.min()
+        last, lowest = float(averages[-1]), float(averages.min())
+        self.exploded = not math.isfinite(last) or last > self.explode * lowest
         if self.exploded or len(self.losses) == len(self.lrs):
             run.stop, run.history.stopped_by = True, _WHERE  # the step of the last loss would be seen by none
             return

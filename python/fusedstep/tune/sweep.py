@@ -92,7 +92,7 @@ def step_size_sweep(
     >>> X = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
     >>> sweep = fs.tune.step_size_sweep(
     ...     lambda seed: fs.nn.Sequential(fs.nn.Dense(1, 1), seed=seed), {"SGD": fs.optim.SGD, "Adam": fs.optim.Adam},
-    ...     fs.nn.MeanSquaredError(), (X[::2], X[::2]), (X[1::2], X[1::2]), lrs=[1e-3, 1e-1, 1e2],
+    ...     fs.nn.MeanSquaredError(), (X, X), (X, X), lrs=[1e-3, 1e-1, 1e2],
     ...     epochs=40, batch_size=8, blas_threads=None, progress=False)
     >>> len(sweep.rows), sweep.best()["SGD"]["lr"], [row["diverged"] for row in sweep.rows[:9:3]]
     (18, 0.1, [False, False, True])
