@@ -313,10 +313,13 @@ def test_optimizers_give_the_bits_of_the_cpu_without_waiting(gpu, method, argume
 
 @pytest.mark.parametrize("skip_nonfinite", [False, True])
 def test_schedules_know_the_true_count(gpu, skip_nonfinite):
-    four = pair(optim.Adam, lr=optim.schedules.inverse_time(0.1, 1.0), skip_nonfinite=skip_nonfinite)
+    schedules = {"lr": optim.schedules.inverse_time(0.1, 1.0), "ema_decay": optim.schedules.uniform_average(1)}
+    four = pair(optim.Adam, **schedules, skip_nonfinite=skip_nonfinite)
     gpu.waits.clear()
     step_both(*four, range(5), spoil=(2,) if skip_nonfinite else ())
     assert bool(gpu.waits) == skip_nonfinite
+    for name, average in four[3].averages().items():
+        np.testing.assert_array_equal(host(four[2].averages()[name]), average)
     assert four[2].lr == four[3].lr == 0.1 / (5 if skip_nonfinite else 6)
 
 
