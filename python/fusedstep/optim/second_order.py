@@ -72,6 +72,7 @@ class SecondOrder(Optimizer):
         self._check_group({**group, "lr": self._lr(group)})
         if not isinstance(model, Sequential) or list(map(id, model.parameters())) != list(map(id, self._parameters)):
             raise ValueError(f"[{self._method}] must be made for all of model.parameters(), in their order")
+        decay = self._decay()
         if self.skip_nonfinite and not self._gradients_are_finite():
             self._skipped += 1
             return
@@ -82,7 +83,7 @@ class SecondOrder(Optimizer):
         if direction is not None:
             self._write(self._direction_views, direction)
             directions = self._directions[0] if len(self._directions) == 1 else self._directions
-            ops.sgd_step(params, directions, lr=self._lr(group), ema_params=states.get("ema"), ema_decay=self.ema_decay)
+            ops.sgd_step(params, directions, lr=self._lr(group), ema_params=states.get("ema"), ema_decay=decay)
         self._steps += 1
 
     def _views(self, state: str) -> list[np.ndarray]:
