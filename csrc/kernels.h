@@ -46,6 +46,9 @@ struct StepOptions {
   double eps;
   double lr_decay;  // AdaGrad's
   bool bias_correction;
+  bool rectified;  // RAdam
+  bool scheduled;  // NAdam: its momentum rises by momentum_schedule ** step
+  double momentum_schedule;
 
   bool l2() const { return weight_decay != 0 && !decoupled; }
   bool reads_step() const { return bias_correction || lr_decay != 0; }
@@ -62,6 +65,7 @@ struct StepScalars {
   T decay2, gain2;  // average of squares: alpha or beta2, and 1 - it
   T root_scale;     // bias correction of the root
   T eps;
+  T lr_gradient;  // NAdam's second step size
 };
 
 // The rules of math/optimizers.h. To add one: csrc/README.md.
@@ -77,7 +81,12 @@ struct StepScalars {
   X(Adam)                    \
   X(AdamEpsInside)           \
   X(AdamAmsgrad)             \
-  X(AdamAmsgradEpsInside)
+  X(AdamAmsgradEpsInside)    \
+  X(Nadam)                   \
+  X(Radam)                   \
+  X(Adamax)                  \
+  X(Adadelta)                \
+  X(Lion)
 
 #define FUSEDSTEP_ACTIVATIONS(X) X(Identity) X(Relu) X(LeakyRelu) X(Tanh) X(Sigmoid) X(Gelu)
 

@@ -11,6 +11,14 @@ HALF_DTYPES = (np.float16, ml_dtypes.bfloat16)
 ALL_DTYPES = (*HALF_DTYPES, *DTYPES)
 
 
+UNCOUNTED = ("sgd_step", "rmsprop_step", "adadelta_step", "lion_step")
+
+
+def counted(op: str, step) -> dict:
+    """The argument `step` of an op that has it."""
+    return {} if op in UNCOUNTED else {"step": step}
+
+
 def as_bits(array) -> np.ndarray:
     """The values as unsigned integers, every NaN made the same (payloads may differ, positions may not)."""
     array = np.array(array)

@@ -9,7 +9,10 @@ from bits import assert_same_bits
 from fusedstep import optim
 
 SHAPES = {"0.weight": (5, 7), "0.bias": (7,), "1.weight": (7, 3), "1.bias": (3,)}
-METHODS = [optim.SGD, optim.Momentum, optim.Adagrad, optim.RMSprop, optim.Adam, optim.AdamW]
+METHODS = [
+    *(optim.SGD, optim.Momentum, optim.Adagrad, optim.RMSprop, optim.Adam, optim.AdamW),
+    *(optim.Adadelta, optim.Adamax, optim.Lion, optim.NAdam, optim.RAdam),
+]
 VARIANTS = [
     (optim.SGD, {}),
     (optim.SGD, {"momentum": 0.9, "nesterov": True}),
@@ -18,6 +21,11 @@ VARIANTS = [
     (optim.RMSprop, {"momentum": 0.5, "centered": True}),
     (optim.Adam, {"amsgrad": True, "eps_mode": "inside"}),
     (optim.AdamW, {"bias_correction": False}),
+    (optim.Adadelta, {"eps": 1e-2}),
+    (optim.Adamax, {"eps": 1e-3}),
+    (optim.Lion, {"betas": (0.5, 0.6)}),
+    (optim.NAdam, {"momentum_decay": 0.1}),
+    (optim.RAdam, {"betas": (0.9, 0.99), "decoupled_weight_decay": True}),
 ]
 
 

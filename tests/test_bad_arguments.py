@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from bits import counted
 from fusedstep import backend, ops, reference
-from valid_calls import STEPS, Call, calls, check_refused, make, refusal
+from valid_calls import COUNTED, STATES, STEPS, Call, calls, check_refused, make, refusal
 
 compiled = pytest.mark.skipif(backend.native() is None, reason="FUSEDSTEP_BACKEND=reference")
 NAN, INF = float("nan"), float("inf")
@@ -18,7 +19,9 @@ RANGES = {  # name: (values out of range, the range in words)
     "momentum": ((-0.1, NAN, INF), "[0, inf)"),
     "lr_decay": ((-0.1, NAN, INF), "[0, inf)"),
     "eps": ((-1e-8, NAN, INF), "[0, inf)"),
+    "momentum_decay": ((-0.1, NAN, INF), "[0, inf)"),
     "alpha": ((-0.1, 1.5, NAN, INF), "[0, 1]"),
+    "rho": ((-0.1, 1.5, NAN, INF), "[0, 1]"),
     "ema_decay": ((-0.1, 1.5, NAN, INF), "[0, 1]"),
     "p": ((-0.1, 1.5, NAN), "[0, 1]"),
     "beta1": ((-0.1, 1.0, 1.5, NAN), "[0, 1)"),
@@ -32,11 +35,17 @@ RANGES = {  # name: (values out of range, the range in words)
 INTEGERS = ("step", "num_batches", "seed", "offset")
 ARRAYS = ("lr", "step", "offset")  # may be 0-d arrays
 COMMON = ("lr", "weight_decay", "ema_decay")
+MOMENTS = ("beta1", "beta2", "eps", "step")
 HYPER = {
     "sgd_step": ("SGD", (*COMMON, "momentum")),
     "adagrad_step": ("Adagrad", (*COMMON, "lr_decay", "eps", "step")),
     "rmsprop_step": ("RMSprop", (*COMMON, "alpha", "eps", "momentum")),
-    "adam_step": ("Adam", (*COMMON, "beta1", "beta2", "eps", "step")),
+    "adam_step": ("Adam", (*COMMON, *MOMENTS)),
+    "adadelta_step": ("Adadelta", (*COMMON, "rho", "eps")),
+    "adamax_step": ("Adamax", (*COMMON, *MOMENTS)),
+    "lion_step": ("Lion", (*COMMON, "beta1", "beta2")),
+    "nadam_step": ("NAdam", (*COMMON, *MOMENTS, "momentum_decay")),
+    "radam_step": ("RAdam", (*COMMON, *MOMENTS)),
     "dropout": ("Dropout", ("p", "seed", "offset")),
     "dropout_backward": ("Dropout", ("p", "seed", "offset")),
     "dropout_backward, relu": ("Dropout", ("p", "seed", "offset")),
@@ -88,6 +97,7 @@ OTHER_OPTIONS = [
     (["rmsprop_step"], {"grad_avgs": None}, ValueError, "'grad_avgs' must be given when, and only when, 'centered'"),
     (["adam_step"], {"amsgrad": False}, ValueError, "'max_exp_avg_sqs' must be given when, and only when"),
     (["adam_step"], {"betas": 0.9}, ValueError, "[Adam] 'betas' must be a pair of numbers but got 0.9"),
+    (["lion_step"], {"betas": 0.9}, ValueError, "[Lion] 'betas' must be a pair of numbers but got 0.9"),
     (["adam_step"], {"betas": (0.9,)}, ValueError, "[Adam] 'betas' must be a pair of numbers but got (0.9,)"),
     (["adam_step"], {"eps_mode": "under"}, ValueError, "'eps_mode' must be 'outside' or 'inside' but got 'under'"),
     (["batch_norm"], {"channel_axis": 2}, ValueError, "[BatchNorm] 'channel_axis' must be in [-2, 2) but got 2"),
@@ -102,7 +112,6 @@ OTHER_OPTIONS = [
 ]
 
 
-COUNTED = ["adagrad_step", "adam_step"]
 DROPOUTS = ["dropout", "dropout_backward", "dropout_backward, relu"]
 FLOATS, COUNTS = "accepted are float32 and float64", "accepted are int32 and int64"
 ARRAY_OPTIONS = [
@@ -273,17 +282,21 @@ def test_mask_and_series(module):
             module.ewma(values, 0.5)
 
 
+def required(op) -> list[str]:
+    return [
+        "params",
+        "grads",
+        *(n for n in STATES[op] if n not in ("momentum_buffers", "grad_avgs", "max_exp_avg_sqs")),
+    ]
+
+
 @pytest.mark.parametrize("module", [ops, reference])
-@pytest.mark.parametrize(
-    ("op", "missing"),
-    [("adagrad_step", 2), ("rmsprop_step", 2), ("adam_step", 2), ("adam_step", 3), ("sgd_step", 0), ("sgd_step", 1)],
-)
+@pytest.mark.parametrize(("op", "missing"), [(op, name) for op in STEPS for name in required(op)])
 def test_none_in_place_of_an_array(module, op, missing):
-    arrays = [np.ones(3) for _ in range({"sgd_step": 3, "adagrad_step": 3, "rmsprop_step": 3, "adam_step": 4}[op])]
-    arrays[missing] = None
-    step = {} if op in ("sgd_step", "rmsprop_step") else {"step": 1}
+    names = required(op)
+    arrays = [None if name == missing else np.ones(3) for name in names]
     with pytest.raises(TypeError, match="must be an array but got NoneType"):
-        getattr(module, op)(*arrays, lr=0.1, weight_decay=0.5, decoupled_weight_decay=True, **step)
+        getattr(module, op)(*arrays, lr=0.1, weight_decay=0.5, decoupled_weight_decay=True, **counted(op, 1))
     assert all((array == 1).all() for array in arrays if array is not None)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
-from bits import ALL_DTYPES, DTYPES, HALF_DTYPES, SIZES, assert_same_bits, at_offset, difficult
+from bits import ALL_DTYPES, DTYPES, HALF_DTYPES, SIZES, assert_same_bits, at_offset, counted, difficult
 
 STEPS = 3
 HALF_SIZES = (0, 1, 7, 8, 9, 31, 33, 97, 1000)
@@ -75,6 +75,19 @@ RULES = [
         ("exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs"),
         {"lr": 1e-3, "amsgrad": True, "eps_mode": "inside", "weight_decay": 0.1, "grad_multiplier": 1e-3},
     ),
+    ("nadam_step", ("exp_avgs", "exp_avg_sqs"), {"lr": 2e-3}),
+    ("nadam_step", ("exp_avgs", "exp_avg_sqs"), {"lr": 2e-3, "weight_decay": 0.1, "momentum_decay": 0.3, "eps": 0.0}),
+    ("nadam_step", ("exp_avgs", "exp_avg_sqs"), {"lr": 2e-3, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("radam_step", ("exp_avgs", "exp_avg_sqs"), {"lr": 1e-3}),
+    ("radam_step", ("exp_avgs", "exp_avg_sqs"), {"lr": 1e-3, "betas": (0.9, 0.5), "weight_decay": 0.1}),
+    ("radam_step", ("exp_avgs", "exp_avg_sqs"), {"lr": 1e-3, "betas": (0.5, 0.999), "grad_multiplier": 1e3}),
+    ("adamax_step", ("exp_avgs", "exp_infs"), {"lr": 2e-3}),
+    ("adamax_step", ("exp_avgs", "exp_infs"), {"lr": 2e-3, "eps": 0.0, "weight_decay": 0.1, "maximize": True}),
+    ("adadelta_step", ("square_avgs", "acc_deltas"), {"lr": 1.0}),
+    ("adadelta_step", ("square_avgs", "acc_deltas"), {"lr": 0.5, "eps": 0.0, "rho": 0.5, "weight_decay": 0.1}),
+    ("lion_step", ("exp_avgs",), {"lr": 1e-4}),
+    ("lion_step", ("exp_avgs",), {"lr": 1e-2, "betas": (0.0, 0.5), "weight_decay": 0.1}),
+    ("lion_step", ("exp_avgs",), {"lr": 1e-2, "weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True}),
 ]
 SIGNED_STATES = ("momentum_buffers", "exp_avgs", "grad_avgs")
 
@@ -100,13 +113,12 @@ def run_steps(module, op, states, options, start, grads, offset):
     """Copies of `start` after one step for each of `grads`."""
     params, *arrays, average = (at_offset(a, offset) for a in start)
     for t, g in enumerate(grads, start=1):
-        counted = {} if op in ("sgd_step", "rmsprop_step") else {"step": t + 7}
         getattr(module, op)(
             params,
             at_offset(g, offset),
             **dict(zip(states, arrays, strict=True)),
             **options,
-            **counted,
+            **counted(op, t + 7),
             ema_params=average,
             ema_decay=0.99,
         )

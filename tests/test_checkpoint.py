@@ -26,6 +26,8 @@ OPTIMIZERS = {
     "RMSprop": lambda p: optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
     "Adam": lambda p: optim.Adam(p, lr=schedules.cosine(0.02, 30), amsgrad=True),
     "AdamW": lambda p: optim.AdamW(p, lr=0.02),
+    "NAdam": lambda p: optim.NAdam(p, lr=0.02, momentum_decay=0.1),
+    "RAdam": lambda p: optim.RAdam(p, lr=0.02),
 }
 
 

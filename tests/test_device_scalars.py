@@ -7,10 +7,9 @@ import pytest
 
 import fusedstep as fs
 from bits import ALL_DTYPES, assert_same_bits
-from valid_calls import STEPS, Call, calls, check_refused, make
+from valid_calls import COUNTED, STEPS, Call, calls, check_refused, make
 
 BOTH = pytest.mark.parametrize("module", [fs.ops, fs.reference], ids=["ops", "reference"])
-COUNTED = ("adagrad_step", "adam_step")
 LR, MULTIPLIER = np.float32(0.1), -0.3
 
 

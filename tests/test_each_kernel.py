@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
-from bits import ALL_DTYPES, DTYPES, HALF_DTYPES, assert_same_bits, at_offset
+from bits import ALL_DTYPES, DTYPES, HALF_DTYPES, assert_same_bits, at_offset, counted
 from test_bits import RULES, rule_id
 
 PAIRS = [(dtype, dtype) for dtype in ALL_DTYPES] + [(dtype, np.float32) for dtype in HALF_DTYPES]
@@ -27,7 +27,6 @@ def values(seed, shape, dtype, *, positive=False) -> np.ndarray:
 @pytest.mark.parametrize("rule", RULES, ids=rule_id)
 def test_steps(rule, pair):
     op, states, options = rule
-    counted = {} if op in ("sgd_step", "rmsprop_step") else {"step": 3}
 
     def run(module):
         # A short table of arrays, then a long one; one array is off the alignment, and one is empty.
@@ -39,7 +38,7 @@ def test_steps(rule, pair):
             ]
             params, grads, *rest, average = columns
             named = dict(zip(states, rest, strict=True))
-            getattr(module, op)(params, grads, **named, **options, **counted, ema_params=average, ema_decay=0.9)
+            getattr(module, op)(params, grads, **named, **options, **counted(op, 3), ema_params=average, ema_decay=0.9)
             results += [a for column in columns for a in column]
         return results
 

@@ -25,13 +25,20 @@ TORCH = [
     ("Adam", {"amsgrad": True, "weight_decay": 0.1, "maximize": True}),
     ("Adam", {"decoupled_weight_decay": True, "weight_decay": 0.1}),
     *(("AdamW", a) for a in [{}, {"weight_decay": 0.5}, {"amsgrad": True, "maximize": True}, {"weight_decay": 0}]),
+    *(("Adadelta", a) for a in [{}, {"rho": 0.5, "eps": 1e-3}, {"weight_decay": 0.1, "maximize": True}]),
+    *(("Adamax", a) for a in [{}, {"betas": (0.5, 0.6), "eps": 1e-3}, {"weight_decay": 0.1, "maximize": True}]),
+    *(("NAdam", a) for a in [{}, {"betas": (0.5, 0.6), "eps": 1e-3}, {"momentum_decay": 0.1}]),
+    *(("NAdam", {"weight_decay": 0.1, "decoupled_weight_decay": d, "maximize": d}) for d in (False, True)),
+    *(("RAdam", a) for a in [{}, {"betas": (0.5, 0.6), "eps": 1e-3}, {"betas": (0.9, 0.99)}]),
+    *(("RAdam", {"weight_decay": 0.1, "decoupled_weight_decay": d, "maximize": d}) for d in (False, True)),
 ]
 
 
 @pytest.mark.parametrize(("method", "arguments"), TORCH)
-def test_like_torch(method, arguments):
+def test_like_torch(method, arguments, monkeypatch):
     """100 steps in float64 agree to 1e-12 of the largest value."""
     torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch, "get_default_dtype", lambda: torch.float64)  # of NAdam's mu_product
     params = parameters(dtype=np.float64)
     theirs = [torch.nn.Parameter(torch.from_numpy(p.array.copy())) for p in params]
     ours = getattr(optim, method)(params, lr=0.01, **arguments)
@@ -47,7 +54,7 @@ def test_like_torch(method, arguments):
         assert np.abs(p.array - expected).max() <= 1e-12 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("method", ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW"])
+@pytest.mark.parametrize("method", sorted({method for method, _ in TORCH}))
 def test_defaults_are_torch_s(method):
     torch = pytest.importorskip("torch")
     theirs = getattr(torch.optim, method)([torch.nn.Parameter(torch.ones(1))]).defaults

@@ -15,6 +15,7 @@ import fusedstep as fs
 
 REQUIRED = object()
 STEP = {"weight_decay": 0.0, "decoupled_weight_decay": False, "maximize": False, "grad_multiplier": 1.0}
+MOMENTS = {"step": REQUIRED, "betas": (0.9, 0.999), "eps": 1e-8}
 
 OPS = {
     "sgd_step": ("params grads", {"momentum_buffers": None}, {"momentum": 0.0, "dampening": 0.0, "nesterov": False}),
@@ -27,15 +28,13 @@ OPS = {
     "adam_step": (
         "params grads exp_avgs exp_avg_sqs",
         {"max_exp_avg_sqs": None},
-        {
-            "step": REQUIRED,
-            "betas": (0.9, 0.999),
-            "eps": 1e-8,
-            "amsgrad": False,
-            "bias_correction": True,
-            "eps_mode": "outside",
-        },
+        MOMENTS | {"amsgrad": False, "bias_correction": True, "eps_mode": "outside"},
     ),
+    "adadelta_step": ("params grads square_avgs acc_deltas", {}, {"rho": 0.9, "eps": 1e-6}),
+    "adamax_step": ("params grads exp_avgs exp_infs", {}, MOMENTS),
+    "lion_step": ("params grads exp_avgs", {}, {"betas": (0.9, 0.99)}),
+    "nadam_step": ("params grads exp_avgs exp_avg_sqs", {}, MOMENTS | {"momentum_decay": 4e-3}),
+    "radam_step": ("params grads exp_avgs exp_avg_sqs", {}, MOMENTS),
     "global_norm": ("grads", {}, {"out": None}),
     "batch_norm": (
         "x",
@@ -85,7 +84,8 @@ SIGNATURES = {
     },
     **{
         f"optim.{name}": ("params lr", "max_norm=None ema_decay=None skip_nonfinite=False")
-        for name in ("SGD", "Momentum", "Adagrad", "RMSprop", "Adam", "AdamW")
+        for name in fs.optim.__all__
+        if name not in ("Optimizer", "schedules")
     },
     "optim.Optimizer.step": ("self", ""),
     "optim.Optimizer.zero_grad": ("self", ""),

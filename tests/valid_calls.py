@@ -8,12 +8,38 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from bits import UNCOUNTED, counted
 from fusedstep import ops, reference
 
 MATRIX, CHANNELS = (6, 4), 4
-STEPS = ["sgd_step", "adagrad_step", "rmsprop_step", "adam_step"]
-STATES = ["momentum_buffers", "state_sums", "square_avgs", "grad_avgs", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs"]
-KEPT = [*STATES, "ema_params", "weight", "bias", "running_mean", "running_var", "dweight", "dbias"]
+STATES = {  # of each step
+    "sgd_step": ("momentum_buffers",),
+    "adagrad_step": ("state_sums",),
+    "rmsprop_step": ("square_avgs", "momentum_buffers", "grad_avgs"),
+    "adam_step": ("exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs"),
+    "adadelta_step": ("square_avgs", "acc_deltas"),
+    "adamax_step": ("exp_avgs", "exp_infs"),
+    "lion_step": ("exp_avgs",),
+    "nadam_step": ("exp_avgs", "exp_avg_sqs"),
+    "radam_step": ("exp_avgs", "exp_avg_sqs"),
+}
+STEPS = list(STATES)
+COUNTED = [op for op in STEPS if op not in UNCOUNTED]
+STEP_OPTIONS = {
+    "sgd_step": {"momentum": 0.9},
+    "rmsprop_step": {"momentum": 0.9, "centered": True},
+    "adam_step": {"amsgrad": True},
+}
+KEPT = [
+    *(name for names in STATES.values() for name in names),
+    "ema_params",
+    "weight",
+    "bias",
+    "running_mean",
+    "running_var",
+    "dweight",
+    "dbias",
+]
 
 
 @dataclass
@@ -52,8 +78,8 @@ class Call:
         return getattr(module, self.op)(**self.arrays, **extra, **self.options)
 
 
-def steps(op, *states, **options) -> Call:
-    names = ("params", "grads", *states, "ema_params")
+def steps(op, **options) -> Call:
+    names = ("params", "grads", *STATES[op], "ema_params")
     options = {"lr": 0.1, "weight_decay": 0.1, "ema_decay": 0.9, **options}
     return Call(op, {n: make(n) for n in names}, tuple(n for n in names if n != "grads"), options)
 
@@ -77,12 +103,7 @@ def calls() -> dict[str, Call]:
     stats = ("running_mean", "running_var")
     labels = {"labels": np.array([0, 1, 2, 3, 0, 1])}
     full = {
-        "sgd_step": steps("sgd_step", "momentum_buffers", momentum=0.9),
-        "adagrad_step": steps("adagrad_step", "state_sums"),
-        "rmsprop_step": steps(
-            "rmsprop_step", "square_avgs", "momentum_buffers", "grad_avgs", momentum=0.9, centered=True
-        ),
-        "adam_step": steps("adam_step", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", step=1, amsgrad=True),
+        **{op: steps(op, **counted(op, 1), **STEP_OPTIONS.get(op, {})) for op in STEPS},
         "batch_norm": Call("batch_norm", norm, ("out", *stats)),
         "batch_norm, evaluation": Call("batch_norm", norm, ("out",), {"training": False}, (), in_out),
         "batch_norm_backward": Call("batch_norm_backward", gradients, ("dx", "dweight", "dbias"), {}, (), dy_dx, saved),

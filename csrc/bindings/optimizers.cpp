@@ -86,6 +86,58 @@ void adam_step(py::handle params, py::handle grads, py::handle exp_avgs, py::han
   run(common, input, "Adam");
 }
 
+void nadam_step(py::handle params, py::handle grads, py::handle exp_avgs, py::handle exp_avg_sqs, py::handle ema,
+                const py::tuple& t, py::handle skip, py::handle step, double beta1, double beta2, double eps,
+                double momentum_schedule) {
+  Common common;
+  const StepInput input(common.arrays, params, grads, {{"exp_avgs", exp_avgs}, {"exp_avg_sqs", exp_avg_sqs}}, ema);
+  common.read(t, skip);
+  configure_moments(common.call, kNadam, beta1, beta2, eps, true);
+  common.call.options.scheduled = true;
+  common.call.options.momentum_schedule = momentum_schedule;
+  common.call.step = common.arrays.counter(step, "step", Arrays::CounterType::kInt32OrInt64);
+  run(common, input, "NAdam");
+}
+
+void radam_step(py::handle params, py::handle grads, py::handle exp_avgs, py::handle exp_avg_sqs, py::handle ema,
+                const py::tuple& t, py::handle skip, py::handle step, double beta1, double beta2, double eps) {
+  Common common;
+  const StepInput input(common.arrays, params, grads, {{"exp_avgs", exp_avgs}, {"exp_avg_sqs", exp_avg_sqs}}, ema);
+  common.read(t, skip);
+  configure_moments(common.call, kRadam, beta1, beta2, eps, true);
+  common.call.options.rectified = true;
+  common.call.step = common.arrays.counter(step, "step", Arrays::CounterType::kInt32OrInt64);
+  run(common, input, "RAdam");
+}
+
+void adamax_step(py::handle params, py::handle grads, py::handle exp_avgs, py::handle exp_infs, py::handle ema,
+                 const py::tuple& t, py::handle skip, py::handle step, double beta1, double beta2, double eps) {
+  Common common;
+  const StepInput input(common.arrays, params, grads, {{"exp_avgs", exp_avgs}, {"exp_infs", exp_infs}}, ema);
+  common.read(t, skip);
+  configure_moments(common.call, kAdamax, beta1, beta2, eps, true);
+  common.call.step = common.arrays.counter(step, "step", Arrays::CounterType::kInt32OrInt64);
+  run(common, input, "Adamax");
+}
+
+void adadelta_step(py::handle params, py::handle grads, py::handle square_avgs, py::handle acc_deltas, py::handle ema,
+                   const py::tuple& t, py::handle skip, double rho, double eps) {
+  Common common;
+  const StepInput input(common.arrays, params, grads, {{"square_avgs", square_avgs}, {"acc_deltas", acc_deltas}}, ema);
+  common.read(t, skip);
+  configure_moments(common.call, kAdadelta, 0, rho, eps, false);
+  run(common, input, "Adadelta");
+}
+
+void lion_step(py::handle params, py::handle grads, py::handle exp_avgs, py::handle ema, const py::tuple& t,
+               py::handle skip, double beta1, double beta2) {
+  Common common;
+  const StepInput input(common.arrays, params, grads, {{"exp_avgs", exp_avgs}}, ema);
+  common.read(t, skip);
+  configure_moments(common.call, kLion, beta1, beta2, 0, false);
+  run(common, input, "Lion");
+}
+
 // On the device the norm goes to `out` alone.
 double global_norm(py::handle grads, py::handle out, py::handle nonfinite_) {
   Arrays arrays;
@@ -170,6 +222,11 @@ void bind_optimizers(py::module_& m) {
   m.def("adagrad_step", &adagrad_step);
   m.def("rmsprop_step", &rmsprop_step);
   m.def("adam_step", &adam_step);
+  m.def("nadam_step", &nadam_step);
+  m.def("radam_step", &radam_step);
+  m.def("adamax_step", &adamax_step);
+  m.def("adadelta_step", &adadelta_step);
+  m.def("lion_step", &lion_step);
   m.def("global_norm", &global_norm);
   m.def("prepare_step", &prepare_step);
 }

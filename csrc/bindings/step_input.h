@@ -160,14 +160,20 @@ inline void configure_rmsprop(launch::Step& call, bool buffers, bool centered, d
   call.options.eps = eps;
 }
 
-inline void configure_adam(launch::Step& call, bool amsgrad, double beta1, double beta2, double eps,
-                           bool bias_correction, bool eps_inside) {
-  const Rule rules[2][2] = {{kAdam, kAdamEpsInside}, {kAdamAmsgrad, kAdamAmsgradEpsInside}};
-  call.rule = rules[amsgrad][eps_inside];
+// Adam and what is like it.
+inline void configure_moments(launch::Step& call, Rule rule, double beta1, double beta2, double eps,
+                              bool bias_correction) {
+  call.rule = rule;
   call.options.decay1 = call.options.damping1 = beta1;
   call.options.decay2 = beta2;
   call.options.eps = eps;
   call.options.bias_correction = bias_correction;
+}
+
+inline void configure_adam(launch::Step& call, bool amsgrad, double beta1, double beta2, double eps,
+                           bool bias_correction, bool eps_inside) {
+  const Rule rules[2][2] = {{kAdam, kAdamEpsInside}, {kAdamAmsgrad, kAdamAmsgradEpsInside}};
+  configure_moments(call, rules[amsgrad][eps_inside], beta1, beta2, eps, bias_correction);
 }
 
 inline void check_step_is_fresh(const launch::Step& call, const launch::Context& context, const char* method) {

@@ -12,6 +12,32 @@
 namespace fusedstep {
 namespace {
 
+// Dozat 2016, algorithm 1: mu_t = beta1 (1 - 0.5 q^t) with the momentum_schedule q. Both step sizes, of the average of
+// the gradients and of the gradient itself.
+struct NadamScales {
+  double average, gradient;
+};
+
+FUSEDSTEP_HD NadamScales nadam_scales(double beta1, double schedule, std::uint64_t step) {
+  const double now = beta1 * (1 - 0.5 * integer_power(schedule, step));
+  const double next = beta1 * (1 - 0.5 * integer_power(schedule, step + 1));
+  double product = 1, power = 1;  // of all mu up to now; below 2^-60 it no longer changes 1 - product
+  for (std::uint64_t t = 0; t < step && product >= 0x1p-60; ++t) {
+    power *= schedule;
+    product *= beta1 * (1 - 0.5 * power);
+  }
+  return {next / (1 - product * next), (1 - now) / (1 - product)};
+}
+
+// Liu et al. 2020, algorithm 2: what the step size is multiplied by, 0 where the variance cannot be had yet.
+FUSEDSTEP_HD double rectification(double beta2, std::uint64_t step) {
+  const double power = integer_power(beta2, step), longest = 2 / (1 - beta2) - 1;
+  const double length = longest - 2 * static_cast<double>(step) * power / (1 - power);
+  if (length <= 5) return 0;
+  const double rectified = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length);
+  return std::sqrt(rectified) * std::sqrt(1 - power);
+}
+
 // Folds in double and rounds once; `step` counts from 1.
 template <class T>
 FUSEDSTEP_HD StepScalars<T> fold(const StepOptions& o, double lr, std::uint64_t step, double multiplier) {
@@ -27,6 +53,17 @@ FUSEDSTEP_HD StepScalars<T> fold(const StepOptions& o, double lr, std::uint64_t 
   s.gain2 = static_cast<T>(1 - o.decay2);
   s.root_scale = static_cast<T>(o.bias_correction ? 1 / std::sqrt(1 - integer_power(o.decay2, step)) : 1);
   s.eps = static_cast<T>(o.eps);
+  if (o.scheduled) {
+    const NadamScales scales = nadam_scales(o.decay1, o.momentum_schedule, step);
+    s.lr = static_cast<T>(lr * scales.average);
+    s.lr_gradient = static_cast<T>(lr * scales.gradient);
+  }
+  if (o.rectified) {
+    const double factor = rectification(o.decay2, step), corrected = lr / (1 - integer_power(o.decay1, step));
+    s.lr = static_cast<T>(factor != 0 ? corrected * factor : corrected);
+    s.root_scale = static_cast<T>(factor != 0 ? 1 : 0);
+    s.eps = static_cast<T>(factor != 0 ? o.eps : 1);
+  }
   return s;
 }
 
@@ -41,6 +78,12 @@ template <class T>
 struct Root {
   FUSEDSTEP_HD static T of(T x) { return std::sqrt(x); }
 };
+
+// NaN passes from either side.
+template <class T>
+FUSEDSTEP_HD T larger(T a, T b) {
+  return (a >= b) | (a != a) ? a : b;
+}
 
 // Stands before every rule: multiplier and sign, then L2 or decoupled decay.
 template <bool L2, class T>
@@ -116,16 +159,22 @@ using RmspropMomentum = RmspropRule<true, false>;
 using RmspropCentered = RmspropRule<false, true>;
 using RmspropMomentumCentered = RmspropRule<true, true>;
 
+// Adam's averages of gradients and of squares.
+template <class T>
+FUSEDSTEP_HD void update_moments(T g, T& m, T& v, const StepScalars<T>& s) {
+  m = s.decay1 * m + s.gain1 * g;
+  v = s.decay2 * v + s.gain2 * (g * g);
+}
+
 template <bool Amsgrad, bool EpsInside>
 struct AdamRule {
   static constexpr int states = 2 + Amsgrad;
   template <class T>
   FUSEDSTEP_HD static void update(T& p, T g, T& m, T& v, T& w, const StepScalars<T>& s) {
-    m = s.decay1 * m + s.gain1 * g;
-    v = s.decay2 * v + s.gain2 * (g * g);
+    update_moments(g, m, v, s);
     T largest = v;
     if constexpr (Amsgrad) {
-      w = (w >= v) | (w != w) ? w : v;  // NaN passes from either side
+      w = larger(w, v);
       largest = w;
     }
     T divisor;
@@ -141,6 +190,59 @@ using Adam = AdamRule<false, false>;
 using AdamEpsInside = AdamRule<false, true>;
 using AdamAmsgrad = AdamRule<true, false>;
 using AdamAmsgradEpsInside = AdamRule<true, true>;
+
+struct Nadam {
+  static constexpr int states = 2;
+  template <class T>
+  FUSEDSTEP_HD static void update(T& p, T g, T& m, T& v, T&, const StepScalars<T>& s) {
+    update_moments(g, m, v, s);
+    p = p - (s.lr * m + s.lr_gradient * g) / (Root<T>::of(v) * s.root_scale + s.eps);
+  }
+};
+
+// Before the variance can be rectified root_scale is 0 and eps 1, which leaves m alone, also where v is infinite.
+struct Radam {
+  static constexpr int states = 2;
+  template <class T>
+  FUSEDSTEP_HD static void update(T& p, T g, T& m, T& v, T&, const StepScalars<T>& s) {
+    update_moments(g, m, v, s);
+    const T root = s.root_scale == 0 ? T{} : Root<T>::of(v);
+    p = p - s.lr * (m / (root + s.eps));
+  }
+};
+
+struct Adamax {
+  static constexpr int states = 2;
+  template <class T>
+  FUSEDSTEP_HD static void update(T& p, T g, T& m, T& u, T&, const StepScalars<T>& s) {
+    m = s.decay1 * m + s.gain1 * g;
+    u = larger(s.decay2 * u, (g < 0 ? -g : g) + s.eps);
+    p = p - s.lr * (m / u);
+  }
+};
+
+// eps under both roots, as in the paper and in torch.
+struct Adadelta {
+  static constexpr int states = 2;
+  template <class T>
+  FUSEDSTEP_HD static void update(T& p, T g, T& square, T& accumulated, T&, const StepScalars<T>& s) {
+    square = s.decay2 * square + s.gain2 * (g * g);
+    const T d = Root<T>::of(accumulated + s.eps) / Root<T>::of(square + s.eps) * g;
+    accumulated = s.decay2 * accumulated + s.gain2 * (d * d);
+    p = p - s.lr * d;
+  }
+};
+
+struct Lion {
+  static constexpr int states = 1;
+  template <class T>
+  FUSEDSTEP_HD static void update(T& p, T g, T& m, T&, T&, const StepScalars<T>& s) {
+    const T c = s.decay1 * m + s.gain1 * g, one = T{} + 1;
+    const T sign = c > 0 ? one : c < 0 ? -one : c + T{};  // NaN stays, -0 becomes 0
+    p = p - s.lr * sign;
+    m = s.decay2 * m + s.gain2 * g;
+  }
+};
 
 }  // namespace
 }  // namespace fusedstep

@@ -75,6 +75,72 @@ def adam_step(
     eps_inside: bool,
     /,
 ) -> None: ...
+def nadam_step(
+    params: _Arrays,
+    grads: _Arrays,
+    exp_avgs: _Arrays,
+    exp_avg_sqs: _Arrays,
+    ema_params: _Arrays | None,
+    common: _Common,
+    skip: _Array | None,
+    step: _Counter,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    momentum_schedule: float,
+    /,
+) -> None: ...
+def radam_step(
+    params: _Arrays,
+    grads: _Arrays,
+    exp_avgs: _Arrays,
+    exp_avg_sqs: _Arrays,
+    ema_params: _Arrays | None,
+    common: _Common,
+    skip: _Array | None,
+    step: _Counter,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    /,
+) -> None: ...
+def adamax_step(
+    params: _Arrays,
+    grads: _Arrays,
+    exp_avgs: _Arrays,
+    exp_infs: _Arrays,
+    ema_params: _Arrays | None,
+    common: _Common,
+    skip: _Array | None,
+    step: _Counter,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    /,
+) -> None: ...
+def adadelta_step(
+    params: _Arrays,
+    grads: _Arrays,
+    square_avgs: _Arrays,
+    acc_deltas: _Arrays,
+    ema_params: _Arrays | None,
+    common: _Common,
+    skip: _Array | None,
+    rho: float,
+    eps: float,
+    /,
+) -> None: ...
+def lion_step(
+    params: _Arrays,
+    grads: _Arrays,
+    exp_avgs: _Arrays,
+    ema_params: _Arrays | None,
+    common: _Common,
+    skip: _Array | None,
+    beta1: float,
+    beta2: float,
+    /,
+) -> None: ...
 def global_norm(grads: _Arrays, out: _Array | None, nonfinite: _Array | None, /) -> float: ...
 def prepare_step(
     step: _Array,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
-from bits import assert_same_bits, difficult
+from bits import assert_same_bits, counted, difficult
 from gpu_arrays import put_at_offset
 from test_bits import PAIRS, RULES, SIGNED_STATES, STEPS, pair_id, rule_id, run_steps
 
@@ -44,13 +44,12 @@ def run_on_device(library, rule_index, start, grads, offsets, wrap=lambda name, 
     arrays = [put_at_offset(library, a, offset) for a, offset in zip(start, offsets, strict=False)]
     params, *kept, average = arrays
     for t, g in enumerate(grads, start=1):
-        counted = {} if op in ("sgd_step", "rmsprop_step") else {"step": wrap("step", t + 7)}
         getattr(fs.ops, op)(
             params,
             put_at_offset(library, g, offsets[-1]),
             **dict(zip(states, kept, strict=True)),
             **{name: wrap(name, value) for name, value in options.items()},
-            **counted,
+            **counted(op, wrap("step", t + 7)),
             ema_params=average,
             ema_decay=0.99,
         )

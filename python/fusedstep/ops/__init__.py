@@ -22,6 +22,7 @@ modules for autograd. torch.jit.trace and make_fx are refused, as they cannot re
 
 from ..reference import BatchNormSaved
 from .activations import bias_activation, bias_activation_backward
+from .adaptive_steps import adadelta_step, adamax_step, lion_step, nadam_step, radam_step
 from .losses import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from .normalization import batch_norm, batch_norm_backward
 from .random import dropout, dropout_backward, dropout_mask
@@ -29,8 +30,10 @@ from .steps import adagrad_step, adam_step, ewma, global_norm, prepare_step, rms
 
 __all__ = [
     "BatchNormSaved",
+    "adadelta_step",
     "adagrad_step",
     "adam_step",
+    "adamax_step",
     "batch_norm",
     "batch_norm_backward",
     "bias_activation",
@@ -40,8 +43,11 @@ __all__ = [
     "dropout_mask",
     "ewma",
     "global_norm",
+    "lion_step",
     "mean_squared_error",
+    "nadam_step",
     "prepare_step",
+    "radam_step",
     "rmsprop_step",
     "sgd_step",
     "sigmoid_cross_entropy",

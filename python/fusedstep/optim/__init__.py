@@ -1,6 +1,7 @@
 """Optimizers and their step-size schedules."""
 
 from . import schedules
+from .adaptive_methods import Adadelta, Adamax, Lion, NAdam, RAdam
 from .gauss_newton import DiagonalGaussNewton, GaussNewton
 from .kfac import KFAC
 from .methods import SGD, Adagrad, Adam, AdamW, Momentum, RMSprop
@@ -9,13 +10,18 @@ from .optimizer import Optimizer
 __all__ = [
     "KFAC",
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "DiagonalGaussNewton",
     "GaussNewton",
+    "Lion",
     "Momentum",
+    "NAdam",
     "Optimizer",
+    "RAdam",
     "RMSprop",
     "schedules",
 ]

@@ -37,7 +37,7 @@ from .scalars import (
 
 
 @dataclass
-class _Common:
+class Common:
     """The arguments that all steps share; 0-d arrays among them are read, and kept in `read`."""
 
     method: str
@@ -60,7 +60,7 @@ class _Common:
         self.lr, self.weight_decay, self.multiplier = map(float, (self.lr, self.weight_decay, self.multiplier))
 
 
-def _step(update, params, grads, states, common):
+def step_arrays(update, params, grads, states, common):
     """Check, then for each array: prepare the gradient, decay, `update(p, g, kind, *states)`, store, average."""
     averaged = common.ema_params is not None
     rows = check_step(params, grads, [*states, ("ema_params", common.ema_params)], common.read)
@@ -84,6 +84,12 @@ def _step(update, params, grads, states, common):
                 average[...] = decay * average.astype(kind) + gain * param.astype(kind)
 
 
+def update_moments(g, kind, m, v, beta1, beta2):
+    """Adam's averages of gradients and of squares."""
+    m[...] = kind(beta1) * m + kind(1 - beta1) * g
+    v[...] = kind(beta2) * v + kind(1 - beta2) * (g * g)
+
+
 def sgd_step(
     params,
     grads,
@@ -102,7 +108,7 @@ def sgd_step(
     skip=None,
 ):
     """Gradient descent, with momentum (Polyak 1964) or Nesterov's (Sutskever et al. 2013)."""
-    common = _Common(
+    common = Common(
         "SGD", lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_params, ema_decay, skip
     )
     check_sgd(momentum_buffers, momentum, dampening, nesterov)
@@ -114,7 +120,7 @@ def sgd_step(
         v[...] = kind(momentum) * v + kind(1 - float(dampening)) * g
         p -= kind(common.lr) * (g + kind(momentum) * v if nesterov else v)
 
-    _step(update, params, grads, [("momentum_buffers", momentum_buffers)], common)
+    step_arrays(update, params, grads, [("momentum_buffers", momentum_buffers)], common)
 
 
 def adagrad_step(
@@ -135,7 +141,7 @@ def adagrad_step(
     skip=None,
 ):
     """AdaGrad (Duchi, Hazan & Singer 2011)."""
-    common = _Common(
+    common = Common(
         "Adagrad",
         lr,
         weight_decay,
@@ -154,7 +160,7 @@ def adagrad_step(
         s += g * g
         p -= kind(decayed_lr) * (g / (np.sqrt(s) + kind(eps)))
 
-    _step(update, params, grads, [("state_sums", state_sums)], common)
+    step_arrays(update, params, grads, [("state_sums", state_sums)], common)
 
 
 def rmsprop_step(
@@ -178,7 +184,7 @@ def rmsprop_step(
     skip=None,
 ):
     """RMSprop (Tieleman & Hinton 2012), centered (Graves 2013), with momentum as in torch."""
-    common = _Common(
+    common = Common(
         "RMSprop", lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_params, ema_decay, skip
     )
     check_rmsprop(momentum_buffers, grad_avgs, alpha, eps, momentum, centered)
@@ -200,7 +206,7 @@ def rmsprop_step(
             d = b
         p -= kind(common.lr) * d
 
-    _step(
+    step_arrays(
         update,
         params,
         grads,
@@ -232,7 +238,7 @@ def adam_step(
     skip=None,
 ):
     """Adam (Kingma & Ba 2014), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
-    common = _Common(
+    common = Common(
         "Adam", lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_params, ema_decay, skip, step
     )
     check_adam(max_exp_avg_sqs, common.step, betas, eps, amsgrad, eps_mode)
@@ -240,8 +246,7 @@ def adam_step(
     alpha, root_scale = adam_scalars(common.lr, int(common.step), beta1, beta2, bias_correction)
 
     def update(p, g, kind, m, v, w=None):
-        m[...] = kind(beta1) * m + kind(1 - beta1) * g
-        v[...] = kind(beta2) * v + kind(1 - beta2) * (g * g)
+        update_moments(g, kind, m, v, beta1, beta2)
         if w is not None:
             w[...] = np.where((w >= v) | (w != w), w, v)
         largest = v if w is None else w
@@ -250,7 +255,7 @@ def adam_step(
         root = np.sqrt((largest * r) * r + kind(eps)) if inside else np.sqrt(largest) * r + kind(eps)
         p -= kind(alpha) * (m / root)
 
-    _step(
+    step_arrays(
         update,
         params,
         grads,

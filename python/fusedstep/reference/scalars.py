@@ -155,17 +155,32 @@ def check_rmsprop(momentum_buffers, grad_avgs, alpha, eps, momentum, centered) -
         raise ValueError("[RMSprop] 'grad_avgs' must be given when, and only when, 'centered' is set")
 
 
-def check_adam(max_exp_avg_sqs, step, betas, eps, amsgrad, eps_mode) -> None:
-    check_integer("Adam", "step", step, 1)
+def check_moments(method, step, betas, eps) -> None:
+    """What Adam and all that is like it have."""
+    check_integer(method, "step", step, 1)
     try:
         beta1, beta2 = betas
     except (TypeError, ValueError):
-        raise ValueError(f"[Adam] 'betas' must be a pair of numbers but got {betas!r}") from None
+        raise ValueError(f"[{method}] 'betas' must be a pair of numbers but got {betas!r}") from None
     floats = type(beta1) is type(beta2) is type(eps) is float
     if not (floats and 0 <= beta1 < 1 and 0 <= beta2 < 1 and 0 <= eps < math.inf):
-        check_range("Adam", "beta1", beta1, 0, 1)
-        check_range("Adam", "beta2", beta2, 0, 1)
-        check_range("Adam", "eps", eps, 0)
+        check_range(method, "beta1", beta1, 0, 1)
+        check_range(method, "beta2", beta2, 0, 1)
+        check_range(method, "eps", eps, 0)
+
+
+def check_nadam(step, betas, eps, momentum_decay) -> None:
+    check_moments("NAdam", step, betas, eps)
+    check_range("NAdam", "momentum_decay", momentum_decay, 0)
+
+
+def check_adadelta(rho, eps) -> None:
+    check_range("Adadelta", "rho", rho, 0, 1, closed=True)
+    check_range("Adadelta", "eps", eps, 0)
+
+
+def check_adam(max_exp_avg_sqs, step, betas, eps, amsgrad, eps_mode) -> None:
+    check_moments("Adam", step, betas, eps)
     if bool(amsgrad) != (max_exp_avg_sqs is not None):
         raise ValueError("[Adam] 'max_exp_avg_sqs' must be given when, and only when, 'amsgrad' is set")
     if eps_mode not in ("outside", "inside"):
@@ -177,6 +192,39 @@ def adam_scalars(lr: float, step: int, beta1: float, beta2: float, bias_correcti
     if not bias_correction:
         return lr, 1.0
     return lr / (1 - integer_power(beta1, step)), 1 / math.sqrt(1 - integer_power(beta2, step))
+
+
+def momentum_schedule(momentum_decay: float) -> float:
+    """q of NAdam's momentum ``beta1 * (1 - 0.5 * q**step)``: the one power that every device is given by the host."""
+    return 0.96 ** float(momentum_decay)
+
+
+def nadam_scalars(
+    lr: float, step: int, beta1: float, beta2: float, momentum_decay: float
+) -> tuple[float, float, float]:
+    """The step sizes of the average of gradients and of the gradient, and the factor of the root (Dozat 2016)."""
+    q = momentum_schedule(momentum_decay)
+    now = beta1 * (1 - 0.5 * integer_power(q, step))
+    following = beta1 * (1 - 0.5 * integer_power(q, step + 1))
+    product = power = 1.0  # of all momenta up to now; below 2**-60 it no longer changes 1 - product
+    for _ in range(step):
+        if product < 2.0**-60:
+            break
+        power *= q
+        product *= beta1 * (1 - 0.5 * power)
+    average, gradient = following / (1 - product * following), (1 - now) / (1 - product)
+    return lr * average, lr * gradient, 1 / math.sqrt(1 - integer_power(beta2, step))
+
+
+def radam_scalars(lr: float, step: int, beta1: float, beta2: float) -> tuple[float, bool]:
+    """The step size, and whether the variance can be had yet, so that it is rectified (Liu et al. 2020)."""
+    alpha = lr / (1 - integer_power(beta1, step))
+    power, longest = integer_power(beta2, step), 2 / (1 - beta2) - 1
+    length = longest - 2 * float(step) * power / (1 - power)
+    if length <= 5:
+        return alpha, False
+    rectified = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    return alpha * (math.sqrt(rectified) * math.sqrt(1 - power)), True
 
 
 def dropout_scalars(p: float) -> tuple[int, float]:
