@@ -37,6 +37,14 @@ using Arithmetic = typename ArithmeticOf<T>::type;
 #define FUSEDSTEP_STEP_TYPES(X) \
   X(float, float) X(double, double) X(Half, Half) X(Half, float) X(Bfloat16, Bfloat16) X(Bfloat16, float)
 
+// LARS and LAMB multiply each array's update by coefficient * |p| / (|direction| + decay * |p| + eps); the rule says
+// which direction.
+struct Trust {
+  bool adapts;       // else by 1
+  bool rule_decays;  // L2 decay is the rule's own
+  double coefficient, decay, eps;
+};
+
 // The hyper-parameters of a step that are numbers of the host; all methods share them.
 struct StepOptions {
   double weight_decay;
@@ -49,8 +57,9 @@ struct StepOptions {
   bool rectified;  // RAdam
   bool scheduled;  // NAdam: its momentum rises by momentum_schedule ** step
   double momentum_schedule;
+  Trust trust;
 
-  bool l2() const { return weight_decay != 0 && !decoupled; }
+  bool l2() const { return weight_decay != 0 && !decoupled && !trust.rule_decays; }
   bool reads_step() const { return bias_correction || lr_decay != 0; }
 };
 
@@ -66,6 +75,8 @@ struct StepScalars {
   T root_scale;     // bias correction of the root
   T eps;
   T lr_gradient;  // NAdam's second step size
+  T correction1;  // LAMB's bias correction of the first state
+  T trust;        // LARS' and LAMB's factor of an array
 };
 
 // The rules of math/optimizers.h. To add one: csrc/README.md.
@@ -86,7 +97,12 @@ struct StepScalars {
   X(Radam)                   \
   X(Adamax)                  \
   X(Adadelta)                \
-  X(Lion)
+  X(Lion)                    \
+  X(Lars)                    \
+  X(Lamb)
+
+// Those of them that have a direction, and so may have a factor for each array.
+#define FUSEDSTEP_TRUST_RULES(X) X(Lars) X(Lamb)
 
 #define FUSEDSTEP_ACTIVATIONS(X) X(Identity) X(Relu) X(LeakyRelu) X(Tanh) X(Sigmoid) X(Gelu)
 
@@ -128,6 +144,9 @@ struct StepKernels {
   // [rule][L2 decay or not]; unused states are null.
   void (*step[kRuleCount][2])(P* p, const P* g, S* s0, S* s1, S* s2, std::int64_t n, StepScalars<A> s);
   void (*average)(S* e, const P* p, std::int64_t n, A decay, A gain);
+  // Sums of squares of parameters and directions, one a leaf; n values from the start of a leaf. Null without one.
+  void (*trust_leaves[kRuleCount])(const P* p, const P* g, const S* s0, const S* s1, std::int64_t n, StepScalars<A> s,
+                                   double* parameters, double* directions);
 };
 
 template <class T>

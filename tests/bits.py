@@ -11,7 +11,7 @@ HALF_DTYPES = (np.float16, ml_dtypes.bfloat16)
 ALL_DTYPES = (*HALF_DTYPES, *DTYPES)
 
 
-UNCOUNTED = ("sgd_step", "rmsprop_step", "adadelta_step", "lion_step")
+UNCOUNTED = ("sgd_step", "rmsprop_step", "adadelta_step", "lion_step", "lars_step")
 
 
 def counted(op: str, step) -> dict:

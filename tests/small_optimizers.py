@@ -11,7 +11,7 @@ from fusedstep import optim
 SHAPES = {"0.weight": (5, 7), "0.bias": (7,), "1.weight": (7, 3), "1.bias": (3,)}
 METHODS = [
     *(optim.SGD, optim.Momentum, optim.Adagrad, optim.RMSprop, optim.Adam, optim.AdamW),
-    *(optim.Adadelta, optim.Adamax, optim.Lion, optim.NAdam, optim.RAdam),
+    *(optim.Adadelta, optim.Adamax, optim.Lion, optim.NAdam, optim.RAdam, optim.LARS, optim.LAMB),
 ]
 VARIANTS = [
     (optim.SGD, {}),
@@ -25,6 +25,8 @@ VARIANTS = [
     (optim.Adamax, {"eps": 1e-3}),
     (optim.Lion, {"betas": (0.5, 0.6)}),
     (optim.NAdam, {"momentum_decay": 0.1}),
+    (optim.LARS, {"trust_coefficient": 0.1}),
+    (optim.LAMB, {"lr": 0.1}),
     (optim.RAdam, {"betas": (0.9, 0.99), "decoupled_weight_decay": True}),
 ]
 

@@ -20,6 +20,7 @@ RANGES = {  # name: (values out of range, the range in words)
     "lr_decay": ((-0.1, NAN, INF), "[0, inf)"),
     "eps": ((-1e-8, NAN, INF), "[0, inf)"),
     "momentum_decay": ((-0.1, NAN, INF), "[0, inf)"),
+    "trust_coefficient": ((-0.1, NAN, INF), "[0, inf)"),
     "alpha": ((-0.1, 1.5, NAN, INF), "[0, 1]"),
     "rho": ((-0.1, 1.5, NAN, INF), "[0, 1]"),
     "ema_decay": ((-0.1, 1.5, NAN, INF), "[0, 1]"),
@@ -46,6 +47,8 @@ HYPER = {
     "lion_step": ("Lion", (*COMMON, "beta1", "beta2")),
     "nadam_step": ("NAdam", (*COMMON, *MOMENTS, "momentum_decay")),
     "radam_step": ("RAdam", (*COMMON, *MOMENTS)),
+    "lars_step": ("LARS", (*COMMON, "momentum", "trust_coefficient", "eps")),
+    "lamb_step": ("LAMB", (*COMMON, *MOMENTS)),
     "dropout": ("Dropout", ("p", "seed", "offset")),
     "dropout_backward": ("Dropout", ("p", "seed", "offset")),
     "dropout_backward, relu": ("Dropout", ("p", "seed", "offset")),
@@ -283,11 +286,8 @@ def test_mask_and_series(module):
 
 
 def required(op) -> list[str]:
-    return [
-        "params",
-        "grads",
-        *(n for n in STATES[op] if n not in ("momentum_buffers", "grad_avgs", "max_exp_avg_sqs")),
-    ]
+    optional = () if op == "lars_step" else ("momentum_buffers", "grad_avgs", "max_exp_avg_sqs")
+    return ["params", "grads", *(name for name in STATES[op] if name not in optional)]
 
 
 @pytest.mark.parametrize("module", [ops, reference])

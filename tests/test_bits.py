@@ -88,6 +88,8 @@ RULES = [
     ("lion_step", ("exp_avgs",), {"lr": 1e-4}),
     ("lion_step", ("exp_avgs",), {"lr": 1e-2, "betas": (0.0, 0.5), "weight_decay": 0.1}),
     ("lion_step", ("exp_avgs",), {"lr": 1e-2, "weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True}),
+    ("lars_step", ("momentum_buffers",), {"lr": 0.1, "adapt": False, "weight_decay": 0.1}),
+    ("lamb_step", ("exp_avgs", "exp_avg_sqs"), {"lr": 1e-2, "adapt": False, "weight_decay": 0.1}),
 ]
 SIGNED_STATES = ("momentum_buffers", "exp_avgs", "grad_avgs")
 
@@ -173,6 +175,51 @@ def test_step_over_a_list_spread_over_threads(pair, isa, threads):
     for column, wanted in zip(run_list(fs.ops, start), expected, strict=True):
         for a, e in zip(column, wanted, strict=True):
             assert_same_bits(f"list, {a.size} values", a, e)
+
+
+LAYER_RULES = [
+    ("lars_step", 1, {"lr": 0.1, "trust_coefficient": 0.02}),
+    ("lars_step", 1, {"lr": 0.1, "momentum": 0.0, "eps": 0.0, "weight_decay": 0.1, "grad_multiplier": -0.3}),
+    ("lars_step", 1, {"lr": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True}),
+    ("lamb_step", 2, {"lr": 0.01}),
+    ("lamb_step", 2, {"lr": 0.01, "weight_decay": 0.1, "eps": 1e-3, "maximize": True}),
+    ("lamb_step", 2, {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True, "bias_correction": False}),
+]
+
+
+@functools.cache
+def layer_case(rule_index, dtype, state_dtype):
+    """(arrays of several sizes, one of them in another order of its axes, one zero, one wild; after the steps)"""
+    rng = np.random.default_rng(rule_index)
+    sizes = [0, 1, 31, 33, 511, 512, 513, 1000, 32_768, 32_769, 70_001]
+    kinds = [dtype, dtype, *[state_dtype] * (LAYER_RULES[rule_index][1] + 1)]
+    start = [[np.abs(rng.normal(size=n)).astype(kind) for n in sizes] for kind in kinds]
+    for k, (column, kind) in enumerate(zip(start, kinds, strict=True)):
+        column[8] = np.asfortranarray(column[8].reshape(64, 512))
+        column.append(difficult(rng, 700, kind, positive=k > 2))
+        column.append(np.zeros(40, kind) if k == 0 else np.ones(40, kind))
+    return start, run_layers(fs.reference, rule_index, start, 0)
+
+
+def run_layers(module, rule_index, start, offset):
+    op, _, options = LAYER_RULES[rule_index]
+    arrays = [[at_offset(a, offset) if a.ndim == 1 else a.copy(order="K") for a in column] for column in start]
+    for t in (1, 2, 30):
+        *kept, average = arrays
+        getattr(module, op)(*kept, **options, **counted(op, t), ema_params=average, ema_decay=0.9)
+    return arrays
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
+@pytest.mark.parametrize("rule_index", range(len(LAYER_RULES)), ids=[f"{r[0]}-{'-'.join(r[2])}" for r in LAYER_RULES])
+def test_steps_with_a_ratio_for_each_array(rule_index, pair, isa, threads):
+    start, expected = layer_case(rule_index, *pair)
+    for offset in (0, 1):
+        actual = run_layers(fs.ops, rule_index, start, offset)
+        for column, wanted in zip(actual, expected, strict=True):
+            for a, e in zip(column, wanted, strict=True):
+                assert_same_bits(f"{LAYER_RULES[rule_index][0]}, {a.size} values at offset {offset}", a, e)
+        assert all(np.isfinite(a.astype(np.float64)).all() for column in actual for a in column[:11])
 
 
 @functools.cache

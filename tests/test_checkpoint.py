@@ -28,6 +28,7 @@ OPTIMIZERS = {
     "AdamW": lambda p: optim.AdamW(p, lr=0.02),
     "NAdam": lambda p: optim.NAdam(p, lr=0.02, momentum_decay=0.1),
     "RAdam": lambda p: optim.RAdam(p, lr=0.02),
+    "LAMB": lambda p: optim.LAMB(p, lr=0.02, decay_1d=False),
 }
 
 

@@ -90,7 +90,7 @@ def test_state_dict_of_another_optimizer(method):
     for other in METHODS:
         if other is method or {method, other} in ({optim.Adam, optim.AdamW}, {optim.SGD, optim.Momentum}):
             continue  # the same states and hyper-parameters
-        with pytest.raises(ValueError, match="another optimizer|has an unknown state|has no '"):
+        with pytest.raises(ValueError, match=r"another optimizer|has an unknown state|has no '"):
             optimizer.load_state_dict(other(parameters()).state_dict())
 
 
@@ -160,6 +160,8 @@ def test_wrong_arguments(method, params, arguments, error, words):
         (optim.Lion, {"betas": (0.9, 1.0)}, "[Lion] 'beta2' must be in [0, 1) but got 1.0"),
         (optim.NAdam, {"momentum_decay": -1}, "[NAdam] 'momentum_decay' must be in [0, inf) but got -1"),
         (optim.RAdam, {"betas": 0.9}, "[RAdam] 'betas' must be a pair of numbers but got 0.9"),
+        (optim.LARS, {"trust_coefficient": -1}, "[LARS] 'trust_coefficient' must be in [0, inf) but got -1"),
+        (optim.LAMB, {"betas": (1.5, 0.9)}, "[LAMB] 'beta1' must be in [0, 1) but got 1.5"),
         (optim.Adam, {"betas": (1.5, 0.9)}, "[Adam] 'beta1' must be in [0, 1) but got 1.5"),
         (optim.Adam, {"eps": -1}, "[Adam] 'eps' must be in [0, inf) but got -1"),
         (optim.Adam, {"eps_mode": "x"}, "[Adam] 'eps_mode' must be 'outside' or 'inside' but got 'x'"),

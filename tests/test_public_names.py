@@ -35,6 +35,16 @@ OPS = {
     "lion_step": ("params grads exp_avgs", {}, {"betas": (0.9, 0.99)}),
     "nadam_step": ("params grads exp_avgs exp_avg_sqs", {}, MOMENTS | {"momentum_decay": 4e-3}),
     "radam_step": ("params grads exp_avgs exp_avg_sqs", {}, MOMENTS),
+    "lars_step": (
+        "params grads momentum_buffers",
+        {},
+        {"momentum": 0.9, "trust_coefficient": 1e-3, "eps": 1e-8, "adapt": True},
+    ),
+    "lamb_step": (
+        "params grads exp_avgs exp_avg_sqs",
+        {},
+        MOMENTS | {"eps": 1e-6, "bias_correction": True, "adapt": True},
+    ),
     "global_norm": ("grads", {}, {"out": None}),
     "batch_norm": (
         "x",

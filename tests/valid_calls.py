@@ -22,6 +22,8 @@ STATES = {  # of each step
     "lion_step": ("exp_avgs",),
     "nadam_step": ("exp_avgs", "exp_avg_sqs"),
     "radam_step": ("exp_avgs", "exp_avg_sqs"),
+    "lars_step": ("momentum_buffers",),
+    "lamb_step": ("exp_avgs", "exp_avg_sqs"),
 }
 STEPS = list(STATES)
 COUNTED = [op for op in STEPS if op not in UNCOUNTED]
@@ -32,13 +34,7 @@ STEP_OPTIONS = {
 }
 KEPT = [
     *(name for names in STATES.values() for name in names),
-    "ema_params",
-    "weight",
-    "bias",
-    "running_mean",
-    "running_var",
-    "dweight",
-    "dbias",
+    *("ema_params", "weight", "bias", "running_mean", "running_var", "dweight", "dbias"),
 ]
 
 

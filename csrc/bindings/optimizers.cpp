@@ -138,6 +138,28 @@ void lion_step(py::handle params, py::handle grads, py::handle exp_avgs, py::han
   run(common, input, "Lion");
 }
 
+void lars_step(py::handle params, py::handle grads, py::handle momentum_buffers, py::handle ema, const py::tuple& t,
+               py::handle skip, double momentum, double trust_coefficient, double eps, bool adapt) {
+  Common common;
+  const StepInput input(common.arrays, params, grads, {{"momentum_buffers", momentum_buffers}}, ema);
+  common.read(t, skip);
+  configure_moments(common.call, kLars, momentum, 0, 0, false);
+  configure_trust(common.call, adapt, trust_coefficient, common.call.options.weight_decay, eps);
+  run(common, input, "LARS");
+}
+
+void lamb_step(py::handle params, py::handle grads, py::handle exp_avgs, py::handle exp_avg_sqs, py::handle ema,
+               const py::tuple& t, py::handle skip, py::handle step, double beta1, double beta2, double eps,
+               bool bias_correction, bool adapt) {
+  Common common;
+  const StepInput input(common.arrays, params, grads, {{"exp_avgs", exp_avgs}, {"exp_avg_sqs", exp_avg_sqs}}, ema);
+  common.read(t, skip);
+  configure_moments(common.call, kLamb, beta1, beta2, eps, bias_correction);
+  configure_trust(common.call, adapt, 1, 0, 0);
+  common.call.step = common.arrays.counter(step, "step", Arrays::CounterType::kInt32OrInt64);
+  run(common, input, "LAMB");
+}
+
 // On the device the norm goes to `out` alone.
 double global_norm(py::handle grads, py::handle out, py::handle nonfinite_) {
   Arrays arrays;
@@ -227,6 +249,8 @@ void bind_optimizers(py::module_& m) {
   m.def("adamax_step", &adamax_step);
   m.def("adadelta_step", &adadelta_step);
   m.def("lion_step", &lion_step);
+  m.def("lars_step", &lars_step);
+  m.def("lamb_step", &lamb_step);
   m.def("global_norm", &global_norm);
   m.def("prepare_step", &prepare_step);
 }

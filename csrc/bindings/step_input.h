@@ -176,6 +176,11 @@ inline void configure_adam(launch::Step& call, bool amsgrad, double beta1, doubl
   configure_moments(call, rules[amsgrad][eps_inside], beta1, beta2, eps, bias_correction);
 }
 
+// L2 decay is LARS' and LAMB's own. decay: that of the ratio's divisor.
+inline void configure_trust(launch::Step& call, bool adapt, double coefficient, double decay, double eps) {
+  call.options.trust = {adapt, true, coefficient, call.options.decoupled ? 0 : decay, eps};
+}
+
 inline void check_step_is_fresh(const launch::Step& call, const launch::Context& context, const char* method) {
   if (!call.options.reads_step() || call.step.data != nullptr || !launch::is_capturing(context)) return;
   throw std::runtime_error(std::string("[") + method +

@@ -25,6 +25,9 @@ constexpr StepKernels<P, S> step_kernels() {
   FUSEDSTEP_RULES(FUSEDSTEP_FILL)
 #undef FUSEDSTEP_FILL
   k.average = &average_range<P, S>;
+#define FUSEDSTEP_FILL(rule) k.trust_leaves[k##rule] = &trust_leaves<rule, P, S>;
+  FUSEDSTEP_TRUST_RULES(FUSEDSTEP_FILL)
+#undef FUSEDSTEP_FILL
   return k;
 }
 

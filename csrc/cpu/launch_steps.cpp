@@ -40,6 +40,45 @@ std::int64_t total_size(const Arrays& arrays) {
   return total;
 }
 
+// Where the leaves of each array begin in memory for those of all; the last one: how many there are.
+template <class Arrays>
+std::vector<std::int64_t> first_leaves(const Arrays& arrays) {
+  std::vector<std::int64_t> first(arrays.size() + 1, 0);
+  for (std::size_t i = 0; i < arrays.size(); ++i) first[i + 1] = first[i] + leaf_count(arrays[i].n);
+  return first;
+}
+
+// A state from its index `begin` on; null stays null.
+template <class S>
+S* from(S* state, std::int64_t begin) {
+  return state ? state + begin : state;
+}
+
+// The scalars of each array: `scalars` with its factor.
+template <class P, class S, class A>
+std::vector<StepScalars<A>> trusted(const Step& call, const std::vector<StepArrays<P, S>>& arrays,
+                                    const std::vector<Piece>& list, std::int64_t bytes, const StepScalars<A>& scalars) {
+  const auto leaves_of = kernels().steps<P, S>().trust_leaves[call.rule];
+  const std::vector<std::int64_t> first = first_leaves(arrays);
+  std::vector<double> leaves(static_cast<std::size_t>(2 * first.back()));
+  double* const parameters = leaves.data();
+  double* const directions = parameters + first.back();
+  parallel_for(static_cast<std::int64_t>(list.size()), bytes, [&](std::int64_t task) {
+    const Piece& piece = list[static_cast<std::size_t>(task)];
+    const StepArrays<P, S>& a = arrays[piece.array];
+    const std::int64_t b = piece.begin, leaf = first[piece.array] + b / kLeaf;
+    leaves_of(a.p + b, a.g + b, from(a.states[0], b), from(a.states[1], b), piece.end - b, scalars, parameters + leaf,
+              directions + leaf);
+  });
+  std::vector<StepScalars<A>> each(arrays.size(), scalars);
+  for (std::size_t i = 0; i < arrays.size(); ++i) {
+    const std::int64_t count = leaf_count(arrays[i].n);
+    each[i].trust = static_cast<A>(trust_ratio(call.options.trust, merge_leaves(parameters + first[i], count),
+                                               merge_leaves(directions + first[i], count)));
+  }
+  return each;
+}
+
 template <class T>
 bool any_nonfinite(const std::vector<Span<T>>& arrays) {
   for (const Span<T>& a : arrays) {
@@ -67,12 +106,15 @@ void step(const Context&, const Step& call, const std::vector<StepArrays<P, S>>&
     for (const S* state : arrays[0].states) bytes_each += state ? 2 * sizeof(S) : 0;
     bytes_each += arrays[0].ema ? 2 * sizeof(S) : 0;
   }
-  parallel_for(static_cast<std::int64_t>(list.size()), total_size(arrays) * bytes_each, [&](std::int64_t task) {
+  const std::int64_t bytes = total_size(arrays) * bytes_each;
+  std::vector<StepScalars<A>> each;
+  if (call.options.trust.adapts) each = trusted(call, arrays, list, bytes, scalars);
+  parallel_for(static_cast<std::int64_t>(list.size()), bytes, [&](std::int64_t task) {
     const Piece& piece = list[static_cast<std::size_t>(task)];
     const StepArrays<P, S>& a = arrays[piece.array];
     const std::int64_t b = piece.begin, n = piece.end - b;
-    auto at = [b](auto* pointer) { return pointer ? pointer + b : pointer; };
-    range(a.p + b, a.g + b, at(a.states[0]), at(a.states[1]), at(a.states[2]), n, scalars);
+    range(a.p + b, a.g + b, from(a.states[0], b), from(a.states[1], b), from(a.states[2], b), n,
+          each.empty() ? scalars : each[piece.array]);
     if (a.ema) k.average(a.ema + b, a.p + b, n, decay, gain);
   });
 }
@@ -81,8 +123,7 @@ template <class T>
 void global_norm(const Context&, const std::vector<Span<T>>& arrays, Result norm, std::int32_t* nonfinite) {
   const ValueKernels<T>& k = kernels().values<T>();
   static_assert(kPiece % kLeaf == 0, "pieces begin at leaves");
-  std::vector<std::int64_t> first_leaf(arrays.size() + 1, 0);
-  for (std::size_t i = 0; i < arrays.size(); ++i) first_leaf[i + 1] = first_leaf[i] + leaf_count(arrays[i].n);
+  const std::vector<std::int64_t> first_leaf = first_leaves(arrays);
   std::vector<double> leaves(static_cast<std::size_t>(first_leaf.back()));
   const std::vector<Piece> list = pieces(arrays);
   const std::int64_t bytes = total_size(arrays) * static_cast<std::int64_t>(sizeof(T));

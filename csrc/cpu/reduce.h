@@ -95,6 +95,29 @@ void square_leaves(const T* __restrict x, std::int64_t n, double* __restrict lea
   }
 }
 
+// The same of parameters and of the directions that a rule takes, both as they stand before the update.
+template <class Rule, class P, class S>
+void trust_leaves(const P* __restrict p, const P* __restrict g, const S* __restrict s0, const S* __restrict s1,
+                  std::int64_t n, const StepScalars<Arithmetic<P>> s, double* __restrict parameters,
+                  double* __restrict directions) {
+  using A = Arithmetic<P>;
+  alignas(64) double squares[2][kLeaf];
+  for (std::int64_t begin = 0; begin < n; begin += kLeaf) {
+    const std::int64_t count = n - begin < kLeaf ? n - begin : kLeaf;
+#pragma omp simd
+    for (std::int64_t i = 0; i < count; ++i) {
+      A value = widen(p[begin + i]), a = widen(s0[begin + i]), b{};
+      if constexpr (Rule::states > 1) b = widen(s1[begin + i]);
+      const A gradient = prepare<false>(value, widen(g[begin + i]), s);
+      const double x = value, d = Rule::direction(value, gradient, a, b, s);
+      squares[0][i] = x * x;
+      squares[1][i] = d * d;
+    }
+    parameters[begin / kLeaf] = sum_leaf(squares[0], count);
+    directions[begin / kLeaf] = sum_leaf(squares[1], count);
+  }
+}
+
 // Gradient of an activation on a leaf of rows, and its sums for the bias; at most kWidth columns, dx == dy is allowed.
 template <class F, class T>
 void activation_backward_leaf(const T* dy, const T* saved, T* dx, std::int64_t rows, std::int64_t columns,

@@ -20,8 +20,9 @@ inline __attribute__((always_inline)) void store_register(float* p, Register x) 
 
 inline __attribute__((always_inline)) StepScalars<Register> spread(const StepScalars<float>& s) {
   const auto all = [](float x) -> Register { return _mm512_set1_ps(x); };
-  return {all(s.multiplier), all(s.weight_decay), all(s.keep),       all(s.lr),  all(s.decay1),     all(s.gain1),
-          all(s.decay2),     all(s.gain2),        all(s.root_scale), all(s.eps), all(s.lr_gradient)};
+  return {all(s.multiplier),  all(s.weight_decay), all(s.keep),  all(s.lr),         all(s.decay1),
+          all(s.gain1),       all(s.decay2),       all(s.gain2), all(s.root_scale), all(s.eps),
+          all(s.lr_gradient), all(s.correction1),  all(s.trust)};
 }
 
 // The correctly rounded root, thus the bits of the instruction: an estimate of 14 bits, one Newton step for the root g

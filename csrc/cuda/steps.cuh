@@ -9,6 +9,7 @@
 #include "../math/optimizers.h"
 #include "elementwise.cuh"
 #include "launch.cuh"
+#include "trust.cuh"
 
 namespace fusedstep::cuda {
 
@@ -32,7 +33,8 @@ struct StepTable {
 template <class A>
 struct StepValues {
   StepScalars<A> scalars;
-  const StepScalars<A>* folded;  // in place of `scalars` where a scalar lives on the device
+  const StepScalars<A>* folded;  // in place of `scalars` where they are made on the device
+  bool folded_each;              // one for each array
   const std::int32_t* skip;
   bool l2;
   A ema_decay, ema_gain;
@@ -81,7 +83,7 @@ __global__ void __launch_bounds__(kThreads)
   if (values.skip != nullptr && *values.skip != 0) return;
   const int array = array_of_block(table);
   const StepArrays<P, S> a = table.arrays[array];
-  const StepScalars<A> s = values.folded != nullptr ? *values.folded : values.scalars;
+  const StepScalars<A> s = values.folded != nullptr ? values.folded[values.folded_each ? array : 0] : values.scalars;
   const std::int64_t chunk = blockIdx.x - table.first_block[array];
   const int head = table.head[array];
   const int thread = static_cast<int>(threadIdx.x);
@@ -110,7 +112,7 @@ int head_of(const StepArrays<P, S>& a, int states) {
 
 template <class Rule, int N, class P, class S, class A>
 void run_steps(const char* name, const Context& context, const std::vector<StepArrays<P, S>>& arrays,
-               const StepValues<A>& values) {
+               StepValues<A> values) {
   for (std::size_t next = 0; next < arrays.size();) {
     StepTable<P, S, N> table{};
     std::int64_t chunks = 0;
@@ -124,6 +126,7 @@ void run_steps(const char* name, const Context& context, const std::vector<StepA
       chunks += std::max<std::int64_t>(1, ceil_div(a.n - std::max(head, 0), kChunk<P>));
     }
     run(step_kernel<Rule, P, S, A, N>, name, chunks, dim3(kThreads), context, table, values);
+    if (values.folded_each) values.folded += table.count;
   }
 }
 
@@ -143,7 +146,8 @@ void step(const Context& context, const Step& call, const std::vector<StepArrays
   using A = Arithmetic<P>;
   Scratch scratch(context);
   StepValues<A> values{};
-  if (call.lr.data == nullptr && call.step.data == nullptr && call.multiplier.data == nullptr) {
+  const bool adapts = call.options.trust.adapts;
+  if (!adapts && call.lr.data == nullptr && call.step.data == nullptr && call.multiplier.data == nullptr) {
     values.scalars = fold<A>(call.options, call.lr.value, call.step.value, call.multiplier.value);
   } else {
     auto* folded = scratch.take<StepScalars<A>>(1);
@@ -155,6 +159,23 @@ void step(const Context& context, const Step& call, const std::vector<StepArrays
   values.l2 = call.options.l2();
   values.ema_decay = static_cast<A>(call.ema_decay);
   values.ema_gain = static_cast<A>(1 - call.ema_decay);
+  if (adapts) {
+    auto* each = scratch.take<StepScalars<A>>(static_cast<std::int64_t>(arrays.size()));
+    const bool few = arrays.size() <= kShortTable;
+    switch (call.rule) {
+#define FUSEDSTEP_CASE(rule)                                                                     \
+  case k##rule:                                                                                  \
+    few ? run_trust<rule, kShortTable>(context, call.options.trust, arrays, values.folded, each) \
+        : run_trust<rule, kLongTable>(context, call.options.trust, arrays, values.folded, each); \
+    break;
+      FUSEDSTEP_TRUST_RULES(FUSEDSTEP_CASE)
+#undef FUSEDSTEP_CASE
+      default:
+        throw std::logic_error("a rule without a direction has no trust ratio");
+    }
+    values.folded = each;
+    values.folded_each = true;
+  }
   switch (call.rule) {
 #define FUSEDSTEP_CASE(rule) \
   case k##rule:              \

@@ -43,7 +43,7 @@ template <class T>
 FUSEDSTEP_HD StepScalars<T> fold(const StepOptions& o, double lr, std::uint64_t step, double multiplier) {
   StepScalars<T> s{};
   s.multiplier = static_cast<T>(o.maximize ? -multiplier : multiplier);
-  s.weight_decay = static_cast<T>(o.weight_decay);
+  s.weight_decay = static_cast<T>(o.decoupled ? 0 : o.weight_decay);
   s.keep = static_cast<T>(o.weight_decay != 0 && o.decoupled ? 1 - lr * o.weight_decay : 1);
   s.lr = static_cast<T>(
       lr / (o.bias_correction ? 1 - integer_power(o.decay1, step) : 1 + static_cast<double>(step - 1) * o.lr_decay));
@@ -53,6 +53,11 @@ FUSEDSTEP_HD StepScalars<T> fold(const StepOptions& o, double lr, std::uint64_t 
   s.gain2 = static_cast<T>(1 - o.decay2);
   s.root_scale = static_cast<T>(o.bias_correction ? 1 / std::sqrt(1 - integer_power(o.decay2, step)) : 1);
   s.eps = static_cast<T>(o.eps);
+  s.trust = 1;
+  if (o.trust.rule_decays) {
+    s.lr = static_cast<T>(lr);
+    s.correction1 = static_cast<T>(o.bias_correction ? 1 / (1 - integer_power(o.decay1, step)) : 1);
+  }
   if (o.scheduled) {
     const NadamScales scales = nadam_scales(o.decay1, o.momentum_schedule, step);
     s.lr = static_cast<T>(lr * scales.average);
@@ -65,6 +70,13 @@ FUSEDSTEP_HD StepScalars<T> fold(const StepOptions& o, double lr, std::uint64_t 
     s.eps = static_cast<T>(factor != 0 ? o.eps : 1);
   }
   return s;
+}
+
+// An array's factor from the sums of squares of its parameters and of its direction; NaN stays NaN.
+FUSEDSTEP_HD double trust_ratio(const Trust& t, double parameters, double direction) {
+  if (parameters == 0 || direction == 0) return 1;
+  const double p = std::sqrt(parameters), d = std::sqrt(direction);
+  return t.coefficient * p / (d + t.decay * p + t.eps);
 }
 
 // What the gradients are multiplied by so that their norm is at most max_norm (Pascanu et al. 2013); NaN stays NaN.
@@ -241,6 +253,34 @@ struct Lion {
     const T sign = c > 0 ? one : c < 0 ? -one : c + T{};  // NaN stays, -0 becomes 0
     p = p - s.lr * sign;
     m = s.decay2 * m + s.gain2 * g;
+  }
+};
+
+// Rules with a factor for each array, s.trust, take L2 decay themselves. `direction` is what the norm is taken of; it
+// may bring the states up to date, which the caller then keeps or not.
+struct Lars {
+  static constexpr int states = 1;
+  template <class T>
+  FUSEDSTEP_HD static T direction(T, T g, T&, T&, const StepScalars<T>&) {
+    return g;
+  }
+  template <class T>
+  FUSEDSTEP_HD static void update(T& p, T g, T& v, T&, T&, const StepScalars<T>& s) {
+    v = s.decay1 * v + s.trust * (g + s.weight_decay * p);
+    p = p - s.lr * v;
+  }
+};
+
+struct Lamb {
+  static constexpr int states = 2;
+  template <class T>
+  FUSEDSTEP_HD static T direction(T p, T g, T& m, T& v, const StepScalars<T>& s) {
+    update_moments(g, m, v, s);
+    return s.correction1 * (m / (Root<T>::of(v) * s.root_scale + s.eps)) + s.weight_decay * p;
+  }
+  template <class T>
+  FUSEDSTEP_HD static void update(T& p, T g, T& m, T& v, T&, const StepScalars<T>& s) {
+    p = p - s.lr * (s.trust * direction(p, g, m, v, s));
   }
 };
 

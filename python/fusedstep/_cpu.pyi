@@ -141,6 +141,35 @@ def lion_step(
     beta2: float,
     /,
 ) -> None: ...
+def lars_step(
+    params: _Arrays,
+    grads: _Arrays,
+    momentum_buffers: _Arrays,
+    ema_params: _Arrays | None,
+    common: _Common,
+    skip: _Array | None,
+    momentum: float,
+    trust_coefficient: float,
+    eps: float,
+    adapt: bool,
+    /,
+) -> None: ...
+def lamb_step(
+    params: _Arrays,
+    grads: _Arrays,
+    exp_avgs: _Arrays,
+    exp_avg_sqs: _Arrays,
+    ema_params: _Arrays | None,
+    common: _Common,
+    skip: _Array | None,
+    step: _Counter,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    bias_correction: bool,
+    adapt: bool,
+    /,
+) -> None: ...
 def global_norm(grads: _Arrays, out: _Array | None, nonfinite: _Array | None, /) -> float: ...
 def prepare_step(
     step: _Array,

@@ -16,6 +16,8 @@ from ._cpu import dropout_mask as dropout_mask
 from ._cpu import dropout_relu_backward as dropout_relu_backward
 from ._cpu import global_norm as global_norm
 from ._cpu import is_capturing as is_capturing
+from ._cpu import lamb_step as lamb_step
+from ._cpu import lars_step as lars_step
 from ._cpu import lion_step as lion_step
 from ._cpu import mean_squared_error as mean_squared_error
 from ._cpu import nadam_step as nadam_step

@@ -23,6 +23,7 @@ modules for autograd. torch.jit.trace and make_fx are refused, as they cannot re
 from ..reference import BatchNormSaved
 from .activations import bias_activation, bias_activation_backward
 from .adaptive_steps import adadelta_step, adamax_step, lion_step, nadam_step, radam_step
+from .layer_steps import lamb_step, lars_step
 from .losses import mean_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
 from .normalization import batch_norm, batch_norm_backward
 from .random import dropout, dropout_backward, dropout_mask
@@ -43,6 +44,8 @@ __all__ = [
     "dropout_mask",
     "ewma",
     "global_norm",
+    "lamb_step",
+    "lars_step",
     "lion_step",
     "mean_squared_error",
     "nadam_step",

@@ -38,7 +38,7 @@ def make_groups(method: str, params: Iterable, defaults: dict) -> list[dict]:
 
 
 def split_1d(groups: list[dict], decay_1d: bool) -> list[dict]:
-    """The groups as they are, or each divided into matrices and, without decay, what has fewer axes."""
+    """The groups as they are, or each divided into matrices and, without decay or `adapt`, what has fewer axes."""
     if decay_1d:
         return groups
     parts = []
@@ -46,5 +46,6 @@ def split_1d(groups: list[dict], decay_1d: bool) -> list[dict]:
         wide = [p for p in group["params"] if p.array.ndim >= 2]
         narrow = [p for p in group["params"] if p.array.ndim < 2]
         parts += [{**group, "params": wide}] if wide else []
-        parts += [{**group, "params": narrow, "weight_decay": 0.0}] if narrow else []
+        spared = {"weight_decay": 0.0, **({"adapt": False} if "adapt" in group else {})}
+        parts += [{**group, "params": narrow, **spared}] if narrow else []
     return parts

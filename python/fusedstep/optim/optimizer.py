@@ -39,7 +39,8 @@ class Optimizer:
         Skip the whole step when a gradient is NaN or infinite; `skipped` counts, the step counter stays. On a GPU
         this is decided there, and an lr that is a function waits for the step before, as it needs the true count.
     decay_1d : bool
-        False: parameters with fewer than two axes (biases, batch norm) get no weight decay.
+        False: parameters with fewer than two axes (biases, batch norm) get no weight decay, and of LARS and LAMB no
+        step size of their own: ``adapt=False``.
     capturable : bool
         For parameters on a GPU: the steps are counted there, so that a whole `step()` can be captured in a CUDA graph
         and replayed. lr is then a number or an array.
@@ -62,6 +63,7 @@ class Optimizer:
 
     _method: str
     _states: tuple[str, ...] = ()
+    _merges = True  # whether a step may walk neighbouring parameters as one array
 
     def __init__(
         self,
@@ -107,7 +109,7 @@ class Optimizer:
         self._plans = []
         for group in self.param_groups:
             self._check_group(group)
-            runs = find_runs(group["params"])
+            runs = find_runs(group["params"], self._merges)
             names = self._state_names(group)
             states = {name: [zeros_like(run.array) for run in runs] for name in names}
             if ema_decay is not None:

@@ -29,8 +29,10 @@ class Run:
         ]
 
 
-def find_runs(parameters: list[Parameter]) -> list[Run]:
-    """`parameters` in as few runs as keep their order."""
+def find_runs(parameters: list[Parameter], merge: bool = True) -> list[Run]:
+    """`parameters` in as few runs as keep their order, or each in its own."""
+    if not merge:
+        return [Run([p], p.array, p.grad) for p in parameters]
     runs: list[list[Parameter]] = []
     for p in parameters:
         before = runs[-1][-1].segment if runs else None

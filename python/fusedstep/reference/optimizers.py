@@ -22,7 +22,7 @@ from .arrays import (
     check_step,
     scalar_arrays,
 )
-from .reduction import tree_sum
+from .reduction import sum_of_squares
 from .scalars import (
     adam_scalars,
     check_adagrad,
@@ -60,8 +60,11 @@ class Common:
         self.lr, self.weight_decay, self.multiplier = map(float, (self.lr, self.weight_decay, self.multiplier))
 
 
-def step_arrays(update, params, grads, states, common):
-    """Check, then for each array: prepare the gradient, decay, `update(p, g, kind, *states)`, store, average."""
+def step_arrays(update, params, grads, states, common, *, rule_decays=False):
+    """Check, then for each array: prepare the gradient, decay, `update(p, g, kind, *states)`, store, average.
+
+    rule_decays: L2 decay is the update's own.
+    """
     averaged = common.ema_params is not None
     rows = check_step(params, grads, [*states, ("ema_params", common.ema_params)], common.read)
     if common.skipped:
@@ -74,7 +77,7 @@ def step_arrays(update, params, grads, states, common):
             g = g * kind(-common.multiplier if common.maximize else common.multiplier)
             if common.weight_decay != 0 and common.decoupled:
                 p *= kind(1 - common.lr * common.weight_decay)
-            elif common.weight_decay != 0:
+            elif common.weight_decay != 0 and not rule_decays:
                 g = g + kind(common.weight_decay) * p
             update(p, g, kind, *wide)
             for array, values in zip((param, *kept), (p, *wide), strict=True):
@@ -280,9 +283,8 @@ def global_norm(grads, *, out=None, nonfinite=None):
     total, finite = 0.0, True
     with np.errstate(all="ignore"):
         for _, g in grads:
-            wide = np.ravel(g, order="K").astype(np.float64)
-            finite = finite and bool(np.isfinite(wide).all())
-            total = total + float(tree_sum(wide * wide))
+            finite = finite and bool(np.isfinite(g).all())
+            total = total + sum_of_squares(g)
         norm = float(np.sqrt(total))
         if out is not None:
             out[...] = norm

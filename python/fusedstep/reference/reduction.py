@@ -50,6 +50,13 @@ def tree_sum(values):
         return merge_pairwise([sum_leaves(to_leaves(values))], lambda a, b: [a[0] + b[0]])[0]
 
 
+def sum_of_squares(array) -> float:
+    """Of all values, in float64 and in their order in memory."""
+    with np.errstate(all="ignore"):
+        wide = np.ravel(array, order="K").astype(np.float64)
+        return float(tree_sum(wide * wide))
+
+
 def moments(values):
     """Mean and sum of squared deviations over the last axis, in the array's dtype.
 

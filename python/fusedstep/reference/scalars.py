@@ -179,6 +179,14 @@ def check_adadelta(rho, eps) -> None:
     check_range("Adadelta", "eps", eps, 0)
 
 
+def check_lars(momentum_buffers, momentum, trust_coefficient, eps) -> None:
+    if momentum_buffers is None:
+        raise TypeError("'momentum_buffers' must be an array but got NoneType")
+    check_range("LARS", "momentum", momentum, 0)
+    check_range("LARS", "trust_coefficient", trust_coefficient, 0)
+    check_range("LARS", "eps", eps, 0)
+
+
 def check_adam(max_exp_avg_sqs, step, betas, eps, amsgrad, eps_mode) -> None:
     check_moments("Adam", step, betas, eps)
     if bool(amsgrad) != (max_exp_avg_sqs is not None):
@@ -225,6 +233,27 @@ def radam_scalars(lr: float, step: int, beta1: float, beta2: float) -> tuple[flo
         return alpha, False
     rectified = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
     return alpha * (math.sqrt(rectified) * math.sqrt(1 - power)), True
+
+
+def lamb_scalars(step: int, beta1: float, beta2: float, bias_correction: bool) -> tuple[float, float]:
+    """The bias corrections of the average of gradients and of the root."""
+    if not bias_correction:
+        return 1.0, 1.0
+    return 1 / (1 - integer_power(beta1, step)), 1 / math.sqrt(1 - integer_power(beta2, step))
+
+
+def trust_ratio(
+    parameters: float, direction: float, coefficient: float = 1.0, decay: float = 0.0, eps: float = 0.0
+) -> float:
+    """What LARS and LAMB multiply an array's update by, from sums of squares of its parameters and its direction.
+
+    >>> trust_ratio(4.0, 16.0), trust_ratio(4.0, 0.0)
+    (0.5, 1.0)
+    """
+    if parameters == 0 or direction == 0:
+        return 1.0
+    p, d = math.sqrt(parameters), math.sqrt(direction)
+    return coefficient * p / (d + decay * p + eps)
 
 
 def dropout_scalars(p: float) -> tuple[int, float]:
