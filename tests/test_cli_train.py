@@ -196,6 +196,8 @@ def test_the_options_reach_the_model_and_the_training(tmp_path, capsys, wine_csv
         ("momentum", "exponential"),
         ("rmsprop", "inverse_time"),
         ("adagrad", "inverse_sqrt"),
+        ("radam", "constant"),
+        ("lamb", "cosine"),
     ],
 )
 def test_optimizers_and_schedules_take_any_length(optimizer, schedule, tmp_path, capsys):

@@ -54,6 +54,14 @@ def test_clipping_is_five_launches(emulator):
     assert launched(emulator, clipped) == 5
 
 
+@pytest.mark.parametrize(("n", "expected"), [(4, 4), (12, 4), (13, 4), (481, 7)])
+def test_a_ratio_for_each_array_is_three_launches_more(emulator, n, expected):
+    """One to fold; then, for each table of arrays, one for the squares, one for the ratios, one to step."""
+    columns = arrays(n, 3)
+    assert launched(emulator, lambda: fs.ops.lamb_step(*columns, lr=0.1, step=1)) == expected
+    assert launched(emulator, lambda: fs.ops.lamb_step(*columns, lr=0.1, step=1, adapt=False)) == -(-n // 480)
+
+
 def test_the_current_stream_is_used(emulator, monkeypatch):
     monkeypatch.setattr(backend, "current_stream", lambda array, device: 12345)
     fs.ops.sgd_step(*arrays(1, columns=2), lr=0.1)
@@ -65,6 +73,10 @@ def test_the_current_stream_is_used(emulator, monkeypatch):
     [
         lambda c: fs.ops.adam_step(*c, lr=0.1, step=1),
         lambda c: fs.ops.adagrad_step(*c[:3], lr=0.1, step=1, lr_decay=0.1),
+        lambda c: fs.ops.nadam_step(*c, lr=0.1, step=1),
+        lambda c: fs.ops.radam_step(*c, lr=0.1, step=1),
+        lambda c: fs.ops.adamax_step(*c, lr=0.1, step=1),
+        lambda c: fs.ops.lamb_step(*c, lr=0.1, step=1),
         lambda c: fs.ops.dropout(c[0][0], 0.5, seed=1),
         lambda c: fs.ops.dropout_backward(c[0][0], 0.5, seed=1, offset=7),
         lambda c: fs.ops.dropout_mask(5, 0.5, seed=1),

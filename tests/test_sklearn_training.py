@@ -183,6 +183,9 @@ OPTIMIZERS = {
     "rmsprop": fs.optim.RMSprop,
     "adam": fs.optim.Adam,
     "adamw": fs.optim.AdamW,
+    "adamax": fs.optim.Adamax,
+    "nadam": fs.optim.NAdam,
+    "radam": fs.optim.RAdam,
 }
 
 

@@ -1,5 +1,5 @@
 // The update rules, one struct each: a parameter, its prepared gradient, up to three states, and the folded scalars.
-// Twin: reference/optimizers.py, reference/scalars.py.
+// Twin: reference/*optimizers.py, reference/scalars.py.
 #pragma once
 
 #include <cmath>

@@ -62,7 +62,15 @@ _RULES = {
         ),
         None,
     ),
+    "adadelta": ("Adadelta", steps.ADADELTA, None),
+    "adamax": ("Adamax", steps.ADAMAX, None),
+    "nadam": ("NAdam", steps.NADAM, None),
+    "radam": ("RAdam", steps.RADAM, None),
+    "lion": ("Lion", steps.LION, None),
+    "lars": ("LARS", steps.LARS, None),
+    "lamb": ("LAMB", steps.LAMB, None),
 }
+_READ_TWICE = ("lars_step", "lamb_step")  # for the norms; the ceiling walks once
 
 
 def works() -> list[Work]:
@@ -161,7 +169,7 @@ def _step(rule: steps.Rule, n: int) -> Trial:
 
         return step
 
-    torch, missing = bring("torch", f"torch {rule.peer}")
+    torch, missing = bring("torch", f"torch {rule.peer}") if rule.peer else (None, {})
     peers, taken = {}, 0
     if torch is not None:
         p = torch.nn.Parameter(torch.from_numpy(arrays[0]))
@@ -195,7 +203,7 @@ def _step(rule: steps.Rule, n: int) -> Trial:
 
     loops, loop = compiled_loops(), f"update{len(arrays) - 1}"
     addresses = [a.ctypes.data for a in arrays]
-    moved = 4 * n * (2 * len(arrays) - 1)
+    moved = 4 * n * (2 * len(arrays) - 1 + (len(arrays) if rule.op in _READ_TWICE else 0))
     ours = stepper(ops, arrays, 100)
     return Trial(
         Sides(ours, peers, check, moved, (LOOP, lambda: getattr(loops, loop)(*addresses, n)), missing=missing), results

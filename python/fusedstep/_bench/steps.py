@@ -25,11 +25,11 @@ CHECKED_STEPS = 3
 class Rule:
     """One method on both sides.
 
-    peer: the class of torch.optim. states: {argument of the op: torch's name of it}. options: both sides'; own: ours
-    besides. counted: whether the op takes `step`.
+    peer: the class of torch.optim, where there is one. states: {argument of the op: torch's name of it}. options: both
+    sides'; own: ours besides. counted: whether the op takes `step`.
     """
 
-    peer: str
+    peer: str | None
     op: str
     states: dict[str, str]
     options: dict
@@ -48,6 +48,15 @@ ADAMW = Rule(
 MOMENTUM = Rule("SGD", "sgd_step", {"momentum_buffers": "momentum_buffer"}, {"lr": 0.01, "momentum": 0.9}, {}, False)
 RMSPROP = Rule("RMSprop", "rmsprop_step", {"square_avgs": "square_avg"}, {"lr": 1e-3}, {}, False)
 ADAGRAD = Rule("Adagrad", "adagrad_step", {"state_sums": "sum"}, {"lr": 1e-2}, {}, True)
+ADADELTA = Rule(
+    "Adadelta", "adadelta_step", {"square_avgs": "square_avg", "acc_deltas": "acc_delta"}, {"lr": 1.0}, {}, False
+)
+ADAMAX = Rule("Adamax", "adamax_step", {"exp_avgs": "exp_avg", "exp_infs": "exp_inf"}, {"lr": 2e-3}, {}, True)
+NADAM = Rule("NAdam", "nadam_step", ADAMW.states, {"lr": 2e-3}, {}, True)
+RADAM = Rule("RAdam", "radam_step", ADAMW.states, {"lr": 1e-3}, {}, True)
+LION = Rule(None, "lion_step", {"exp_avgs": "exp_avg"}, {"lr": 1e-4}, {}, False)
+LARS = Rule(None, "lars_step", MOMENTUM.states, {"lr": 1.0, "weight_decay": 1e-4}, {}, False)
+LAMB = Rule(None, "lamb_step", ADAMW.states, {"lr": 1e-3, "weight_decay": 0.01}, {}, True)
 
 
 def works(device: Device) -> list[Work]:

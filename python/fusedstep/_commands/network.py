@@ -22,6 +22,13 @@ OPTIMIZERS = {
     "momentum": optim.Momentum,
     "rmsprop": optim.RMSprop,
     "adagrad": optim.Adagrad,
+    "adadelta": optim.Adadelta,
+    "adamax": optim.Adamax,
+    "lion": optim.Lion,
+    "nadam": optim.NAdam,
+    "radam": optim.RAdam,
+    "lars": optim.LARS,
+    "lamb": optim.LAMB,
 }
 # Each from the rate and the number of steps of the run.
 SCHEDULES: dict[str, Callable[[float, int], schedules.Schedule]] = {
@@ -75,8 +82,8 @@ def make_optimizer(
     weight_decay: float | None,
     max_norm: float | None,
 ) -> optim.Optimizer:
-    """Weight decay spares biases and batch norm."""
+    """Weight decay, and LARS' and LAMB's step sizes by layers, spare biases and batch norm."""
     decay = {} if weight_decay is None else {"weight_decay": weight_decay}
-    if optimizer == "adamw" or weight_decay:
+    if optimizer in ("adamw", "lars", "lamb") or weight_decay:
         decay["decay_1d"] = False  # without any decay one group of parameters is quicker than two
     return OPTIMIZERS[optimizer](model.parameters(), lr=SCHEDULES[schedule](lr, steps), max_norm=max_norm, **decay)

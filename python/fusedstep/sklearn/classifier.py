@@ -63,7 +63,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Share of the samples that early stopping holds out, with the shares of the classes where y holds one label a
         sample.
     beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
-        For "adam" and "adamw"; epsilon also for "adagrad" and "rmsprop".
+        For "adam", "adamw", "adamax", "nadam" and "radam"; epsilon also for "adagrad" and "rmsprop".
     n_iter_no_change : int or inf, default=10
         Training stops after more than so many epochs in a row that gained less than `tol`.
     max_fun : int, default=15000
@@ -73,9 +73,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     dropout : float, default=0.0
         Probability in [0, 1) with which training switches each hidden unit off.
     optimizer : str, callable or None, default=None
-        "sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw"; None is `solver`. Or a function ``model -> optimizer``
-        such as ``lambda model: fs.optim.RMSprop(model.parameters(), centered=True)``, whose step size, clipping and
-        weight decay are its own: `alpha` is then without effect.
+        "sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw", "adamax", "nadam", "radam"; None is `solver`. Or a
+        function ``model -> optimizer`` such as
+        ``lambda model: fs.optim.RMSprop(model.parameters(), centered=True)``, whose step size, clipping and weight
+        decay are its own: `alpha` is then without effect.
     schedule : str, callable or None, default=None
         A function ``step -> step size``, counted from 0; or "constant", "inverse_sqrt", "cosine", "warmup_cosine" (a
         tenth of the steps warms up), "one_cycle", from `learning_rate_init` over `max_iter` epochs.

@@ -82,6 +82,9 @@ METHODS = {
     "rmsprop": lambda given: partial(optim.RMSprop, eps=given["epsilon"]),
     "adam": _adam,
     "adamw": partial(_adam, method=optim.AdamW),
+    "adamax": partial(_adam, method=optim.Adamax),
+    "nadam": partial(_adam, method=optim.NAdam),
+    "radam": partial(_adam, method=optim.RAdam),
 }
 """What each name of an optimizer takes from the estimator's parameters."""
 
