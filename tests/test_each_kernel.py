@@ -7,7 +7,7 @@ import pytest
 
 import fusedstep as fs
 from bits import ALL_DTYPES, DTYPES, HALF_DTYPES, assert_same_bits, at_offset, counted
-from test_bits import RULES, rule_id
+from test_bits import LAYER_RULES, RULES, rule_id
 
 PAIRS = [(dtype, dtype) for dtype in ALL_DTYPES] + [(dtype, np.float32) for dtype in HALF_DTYPES]
 
@@ -24,7 +24,7 @@ def values(seed, shape, dtype, *, positive=False) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(np.dtype(d).name for d in pair))
-@pytest.mark.parametrize("rule", RULES, ids=rule_id)
+@pytest.mark.parametrize("rule", [*RULES, *LAYER_RULES], ids=rule_id)
 def test_steps(rule, pair):
     op, states, options = rule
 

@@ -14,7 +14,7 @@ import pytest
 import fusedstep as fs
 from bits import assert_same_bits, counted, difficult
 from gpu_arrays import put_at_offset
-from test_bits import PAIRS, RULES, SIGNED_STATES, STEPS, pair_id, rule_id, run_steps
+from test_bits import LAYER_RULES, PAIRS, RULES, SIGNED_STATES, STEPS, layer_case, pair_id, rule_id, run_steps
 
 pytestmark = pytest.mark.cuda
 
@@ -124,6 +124,25 @@ def test_lists(count, pair, library):
     for column, expected in zip(arrays, host, strict=True):
         for i, (a, e) in enumerate(zip(column, expected, strict=True)):
             assert_same_bits(f"array {i} of {e.size} values", library.get(a), e)
+
+
+@EVERY_PAIR
+@pytest.mark.parametrize("rule_index", range(len(LAYER_RULES)), ids=[rule_id(r) for r in LAYER_RULES])
+def test_a_ratio_for_each_array(rule_index, pair, library):
+    """The steps of test_bits, the hyper-parameters of the last two on the device."""
+    need(library, pair)
+    op, _, options = LAYER_RULES[rule_index]
+    start, expected = layer_case(rule_index, *pair)
+    start, expected = ([[a for a in column if a.ndim == 1] for column in columns] for columns in (start, expected))
+    arrays = [[put_at_offset(library, a, i % 3) for i, a in enumerate(column)] for column in start]
+    for t in (1, 2, 30):
+        wrap = (lambda value, kind: value) if t == 1 else (lambda value, kind: library.put(np.array(value, kind)))
+        given = options | {"lr": wrap(options["lr"], np.float64)} | counted(op, wrap(t, np.int64))
+        *kept, average = arrays
+        getattr(fs.ops, op)(*kept, **given, ema_params=average, ema_decay=0.9)
+    for column, wanted in zip(arrays, expected, strict=True):
+        for a, e in zip(column, wanted, strict=True):
+            assert_same_bits(f"{op}, {e.size} values", library.get(a), e)
 
 
 def test_other_layouts(library):
