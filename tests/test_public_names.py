@@ -94,8 +94,10 @@ SIGNATURES = {
     },
     **{
         f"optim.{name}": ("params lr", "max_norm=None ema_decay=None skip_nonfinite=False")
-        for name in fs.optim.__all__
-        if name not in ("Optimizer", "schedules")
+        for name in (
+            *("SGD", "Momentum", "Adagrad", "RMSprop", "Adam", "AdamW"),
+            *("NAdam", "RAdam", "Adamax", "Adadelta", "Lion", "LARS", "LAMB"),
+        )
     },
     "optim.Optimizer.step": ("self", ""),
     "optim.Optimizer.zero_grad": ("self", ""),
