@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 LINES = [  # colours that differ in brightness too, and dashes for those who print in black
     ("#00539c", "-"),
@@ -29,4 +30,5 @@ def save(figure):
     """Write the figure to the current folder, under the name of the script that runs."""
     path = Path(f"{Path(sys.argv[0]).stem}.png")
     figure.savefig(path)
+    Image.open(path).convert("RGB").quantize(256).save(path)  # a palette: a third of the bytes
     print(path)
