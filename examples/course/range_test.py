@@ -1,0 +1,39 @@
+"""The range test: raise the step size from batch to batch, and begin where the loss falls most."""
+
+import numpy as np
+from _figure import BLACK, GRAY, LINES, new, save
+from sklearn.datasets import load_digits
+
+import fusedstep as fs
+
+X, y = load_digits(return_X_y=True)
+train, loss = ((X / 16).astype(np.float32), y), fs.nn.SoftmaxCrossEntropy()
+
+
+def network(lr):
+    model = fs.nn.Sequential(fs.nn.Dense(64, 64), fs.nn.ReLU(), fs.nn.Dense(64, 10), seed=0)
+    return model, fs.optim.Momentum(model.parameters(), lr=lr, momentum=0.9)
+
+
+test = fs.tune.lr_range_test(*network(0.1), loss, train, start=1e-5, batch_size=64)
+print(test)
+figure, (ramp, runs) = new(1, 2, width=10, height=4.4)
+ramp.plot(test.lrs, test.losses, color=GRAY, linewidth=0.8, label="each batch")
+ramp.plot(test.lrs, test.smoothed, color=BLACK, linewidth=1.8, label="smoothed")
+factors = (("a hundredth", 0.01), ("suggestion", 1), ("30 times", 30))
+for (name, factor), (color, dashes) in zip(factors, LINES, strict=False):
+    lr = factor * test.suggestion
+    history = fs.fit(*network(lr), loss, train, epochs=15, batch_size=64, progress=False)
+    losses = history.column("train_loss")
+    ramp.axvline(lr, color=color, linestyle=dashes)
+    runs.plot(history.column("epoch"), losses, color=color, linestyle=dashes, linewidth=1.8, label=f"{name}: {lr:.2g}")
+    print(f"{name}: step size {lr:.2g}, train loss {losses[-1]:.2g} after 15 epochs")
+ramp.set(xscale="log", ylim=(0, 6), xlabel="step size", ylabel="train loss (nats, cut at 6)")
+ramp.set_title(f"The range test: {len(test.lrs)} batches, one step each")
+ramp.legend(loc="upper left")
+runs.set(
+    yscale="log", ylim=(0.02, 20), xlabel="epoch", ylabel="train loss (nats)", title="Runs with a constant step size"
+)
+runs.set_ylabel("train loss (nats)")
+runs.legend(loc="upper right", ncols=2)
+save(figure)
