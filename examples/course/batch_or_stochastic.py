@@ -44,5 +44,5 @@ for panel, x in ((by_updates, "updates"), (by_epochs, "epochs: passes over the d
     panel.set(xscale="log", ylim=(0, 100), xlabel=x)
 by_updates.set(ylabel="test error (%)", title="An update of the whole batch is worth more ...")
 by_epochs.set_title("... but costs a whole epoch")
-by_epochs.legend(title="samples an update", loc="upper right")
+by_epochs.legend(title="samples an update, 5 seeds", loc="upper right")
 save(figure)

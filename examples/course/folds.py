@@ -18,7 +18,7 @@ result = fs.model_selection.cross_validate(
     metrics="accuracy",
     epochs=100,
     batch_size=32,
-    callbacks=lambda fold: [fs.callbacks.EarlyStopping(patience=10)],
+    callbacks=lambda fold: [fs.callbacks.EarlyStopping(patience=10, min_delta=1e-3)],
     progress=False,
     random_state=0,
 )

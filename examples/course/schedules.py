@@ -69,5 +69,5 @@ panels[1, 1].set(yscale="log", ylim=(7e-3, 5), xlabel="step", ylabel="train loss
 panels[0, 0].legend(loc="upper center", ncols=2, fontsize=9)
 panels[0, 1].legend(loc="upper center", ncols=2, fontsize=9)
 panels[1, 0].set_title("SGD on a regression, batches of 8: median of 30 seeds", fontsize=9)
-panels[1, 1].set_title("Adam on digits, batches of 32: median, 10% to 90% of 10 seeds", fontsize=9)
+panels[1, 1].set_title("Adam on digits: median, 10% to 90% of 10 seeds", fontsize=9)
 save(figure)
