@@ -44,5 +44,5 @@ panels[0].set(yscale="log", ylabel="train loss (nats)", title="Adam and momentum
 panels[1].set(
     ylim=(0.4, 0.9), ylabel="validation loss (nats)", title="... but at their best epochs all generalize alike"
 )
-panels[1].legend(title="at the validation minimum (dots)", loc="upper right")
+panels[1].legend(title="at the validation minimum (dots), 7 seeds", loc="upper right")
 save(figure)
