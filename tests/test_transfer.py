@@ -74,3 +74,19 @@ def test_batches_in_their_own_order_are_views(data):
 def test_what_mini_batches_hand_out_stays(data):
     handed = list(batches(*data))
     assert len({batch[0].ctypes.data for batch in handed}) == len(handed)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_targets_of_python_objects(shuffle, data):
+    """Which a loss of one's own may take."""
+    x, classes = data
+    names = np.array([{"class": int(c)} for c in classes], object)
+    softmax, model = nn.SoftmaxCrossEntropy(), nn.Sequential(nn.Dense(7, 3))
+
+    def loss(output, target):
+        return softmax(output, np.array([t["class"] for t in target]))
+
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    given = batches(x, names, shuffle=shuffle)
+    history = fs.fit(model, optimizer, loss, given, epochs=2, progress=False)
+    assert history.rows[1]["train_loss"] < history.rows[0]["train_loss"]

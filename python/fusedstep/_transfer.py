@@ -57,7 +57,7 @@ def device_dtype(position: int, dtype: np.dtype) -> np.dtype:
 def _gathered(batches: MiniBatches, look: Callable | None) -> Iterator[tuple]:
     # One that is worked on, `prefetch` that are ready or filled.
     slots = [
-        [aligned_zeros(math.prod(shape), a.dtype).reshape(shape) for a, shape in _largest(batches)]
+        [_memory(shape, a.dtype) for a, shape in _largest(batches)]
         for _ in range(min(1 + batches.prefetch, len(batches)))
     ]
     next_slot = itertools.cycle(slots)
@@ -68,6 +68,11 @@ def _gathered(batches: MiniBatches, look: Callable | None) -> Iterator[tuple]:
         return outs
 
     return batches.gathered(gather, look)
+
+
+def _memory(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Aligned, but for Python's objects, which no memory of bytes may hold."""
+    return np.empty(shape, dtype) if dtype.hasobject else aligned_zeros(math.prod(shape), dtype).reshape(shape)
 
 
 def _largest(batches: MiniBatches) -> Iterator[tuple]:
