@@ -75,6 +75,14 @@ def test_a_row_without_peer_and_bytes():
     assert only.split() == ["title", "fusedstep", "2.00", "[2.00,", "2.00]", "ms"]
 
 
+def test_a_ceiling_that_is_none_is_told():
+    sides, seconds = made(peers=(), moved=4_000_000)
+    for ceiling, remarks in ((2.0, []), (2.2, ["fusedstep is 1.10 times as fast as the copy: no ceiling here"])):
+        times = seconds | {CEILING: [ceiling * 1e-3]}
+        result = row(Work("name", "title", lambda small: sides, "host"), sides, times, judged=True)
+        assert result.get("remarks", []) == remarks
+
+
 def test_functions_run_in_turn():
     calls = []
     functions = {name: lambda name=name: calls.append(name) for name in "ab"}

@@ -114,7 +114,7 @@ def test_loops_leave_what_they_update():
     """And copy, and read to the end."""
     loops = compiled_loops()
     rng = np.random.default_rng(0)
-    for n in (0, 1, 1001):
+    for n in (0, 1, 1001, 1_000_003):
         arrays = [rng.normal(size=n).astype(np.float32) for _ in range(4)]
         before = [a.copy() for a in arrays]
         addresses = [a.ctypes.data for a in arrays]
@@ -124,4 +124,8 @@ def test_loops_leave_what_they_update():
             np.testing.assert_array_equal(a, b)
         loops.copy(*addresses[:2], n)
         np.testing.assert_array_equal(arrays[1], arrays[0])
+        few = max(0, n - 5)
+        loops.copy(addresses[0], addresses[2] + 4, few)  # where no vector begins; no further than it should
+        np.testing.assert_array_equal(arrays[2][1 : few + 1], arrays[0][:few])
+        np.testing.assert_array_equal(arrays[2][few + 1 :], before[2][few + 1 :])
         assert loops.read(addresses[0], n) == arrays[0].view(np.uint32).sum(dtype=np.uint32)

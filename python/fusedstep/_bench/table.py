@@ -14,6 +14,7 @@ from .timing import Functions, summary
 
 CEILING = "ceiling"  # the name of the ceiling's times among those of a work
 OURS = "fusedstep"
+_NO_CEILING = 1.05  # a share above it: the ceiling was none
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,10 @@ def row(work: Work, sides: Sides, seconds: dict[str, list[float]], *, judged: bo
         result["ratio"] = times[result["peer"]]["median"] / ours
     if sides.missing:
         result["missing"] = sides.missing
-    if remarks := sides.remarks():
+    remarks = sides.remarks()
+    if result.get("share", 0) > _NO_CEILING:
+        remarks = [*remarks, f"{OURS} is {result['share']:.2f} times as fast as the {sides.ceiling[0]}: no ceiling here"]
+    if remarks:
         result["remarks"] = remarks
     if judged:
         reached = {name: peer["ratio"] for name, peer in result.get("peers", {}).items()} | result
