@@ -8,8 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fusedstep._bench import kernels, training
-from fusedstep._bench.batch_norm import _check_beside_jax
+from fusedstep._bench import batch_norm, kernels, training
 
 KERNELS = {work.name: work for work in kernels.works()}
 TRAINING = {work.name: work for work in training.works()}
@@ -24,16 +23,29 @@ def test_batch_norm_beside_jax(name):
     assert list(sides.peers) == ["torch", "JAX"]
 
 
+def test_other_running_statistics_than_those_of_jax_are_found(monkeypatch):
+    pytest.importorskip("jax")
+    right = batch_norm.jax_batch_norm
+
+    def biased(jax, x, *given, **options):
+        y, (mean, var) = right(jax, x, *given, **options)
+        return y, [mean, 0.9 + (var - 0.9) * (1 - x.shape[1] / x.size)]
+
+    monkeypatch.setattr(batch_norm, "jax_batch_norm", biased)
+    with pytest.raises(AssertionError, match="running variance differs"):
+        KERNELS["batch-norm-4096x1024"].make(True).check()
+
+
 def test_another_result_than_jax_gives_is_found():
     dy = np.ones((100, 2), np.float32)
     results = [dy, dy, np.ones(2, np.float32), np.ones(2, np.float32)]
-    _check_beside_jax(dy, lambda: results, lambda dy=None: results)
+    batch_norm._check_beside_jax(dy, lambda: results, lambda dy=None: results)
     for place in range(4):
         wrong = [a * np.float32(1.01) if i == place else a for i, a in enumerate(results)]
         with pytest.raises(AssertionError, match="from JAX's"):
-            _check_beside_jax(dy, lambda: results, lambda dy=None, wrong=wrong: wrong)
+            batch_norm._check_beside_jax(dy, lambda: results, lambda dy=None, wrong=wrong: wrong)
     with pytest.raises(AssertionError, match="cut by one side alone"):
-        _check_beside_jax(dy, lambda: results, lambda dy=None: [-results[0], *results[1:]])
+        batch_norm._check_beside_jax(dy, lambda: results, lambda dy=None: [-results[0], *results[1:]])
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -9,7 +9,7 @@ import pytest
 
 import fusedstep
 from fusedstep import backend
-from fusedstep._bench import kernels, trial
+from fusedstep._bench import batch_norm, kernels, trial
 from fusedstep._bench.table import CEILING
 
 pytestmark = pytest.mark.skipif(fusedstep.info()["backend"] == "reference", reason="the compiled kernels are timed")
@@ -93,6 +93,20 @@ def test_a_kernel_that_computes_something_else_is_found(monkeypatch):
     monkeypatch.setattr(fusedstep.ops, "adam_step", lambda *a, **o: right(*a, **o | {"eps": 1e-3}))
     with pytest.raises(AssertionError, match="adam_step: result 0 has other bits"):
         USUAL["adam"].make(True).check()
+
+
+@pytest.mark.parametrize("work", [USUAL["batch-norm-first"], WORKS["batch-norm-4096x1024"]], ids=lambda work: work.name)
+def test_running_statistics_that_differ_are_found(work, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setitem(sys.modules, "jax", None)
+    right = fusedstep.ops.batch_norm
+    with monkeypatch.context() as patch, pytest.raises(AssertionError, match="result 1 has other bits"):
+        patch.setattr(fusedstep.ops, "batch_norm", lambda *a, **o: right(*a, **o, momentum=0.11))
+        work.make(True).check()
+    peer = batch_norm._Torch
+    monkeypatch.setattr(peer, "begin", lambda self: setattr(self, "running", [self.torch.ones(self.dy.shape[1])] * 2))
+    with pytest.raises(AssertionError, match="running mean differs"):
+        work.make(True).check()
 
 
 def test_a_setting_is_put_back():

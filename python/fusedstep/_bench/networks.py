@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import fit, nn, optim
 from ..data import MiniBatches
+from .batch_norm import jax_batch_norm
 
 LR, EPS, MOMENTUM = 1e-3, 1e-5, 0.1
 
@@ -126,15 +127,9 @@ class Jax:
                 if index + 1 == len(params):
                     return x, after
                 if network.p is not None:
-                    mean, var, n = x.mean(0), x.var(0), len(x)
-                    kept = running[index]
-                    after.append(
-                        (
-                            (1 - MOMENTUM) * kept[0] + MOMENTUM * mean,
-                            (1 - MOMENTUM) * kept[1] + MOMENTUM * var * (n / (n - 1)),
-                        )
-                    )
-                    x = (x - mean) * jax.lax.rsqrt(var + EPS) * layer["gamma"] + layer["beta"]
+                    affine = layer["gamma"], layer["beta"]
+                    x, kept = jax_batch_norm(jax, x, *affine, running[index], eps=EPS, momentum=MOMENTUM)
+                    after.append(kept)
                 x = jax.nn.relu(x)
                 if network.p:
                     key, own = jax.random.split(key)

@@ -81,7 +81,8 @@ def row(work: Work, sides: Sides, seconds: dict[str, list[float]], *, judged: bo
         result["missing"] = sides.missing
     remarks = sides.remarks()
     if result.get("share", 0) > _NO_CEILING:
-        remarks = [*remarks, f"{OURS} is {result['share']:.2f} times as fast as the {sides.ceiling[0]}: no ceiling here"]
+        faster = f"{OURS} is {result['share']:.2f} times as fast as the {sides.ceiling[0]}"
+        remarks = [*remarks, f"{faster}: no ceiling here"]
     if remarks:
         result["remarks"] = remarks
     if judged:
