@@ -9,7 +9,7 @@ import pytest
 
 import fusedstep
 from fusedstep import backend
-from fusedstep._bench import batch_norm, kernels, trial
+from fusedstep._bench import batch_norm, kernels, steps, trial
 from fusedstep._bench.table import CEILING
 
 pytestmark = pytest.mark.skipif(fusedstep.info()["backend"] == "reference", reason="the compiled kernels are timed")
@@ -86,6 +86,28 @@ def test_a_kernel_without_torch(kernel, monkeypatch):
     sides.ours()
     (reason,) = sides.missing.values()
     assert not sides.peers and reason == "torch is missing: pip install 'fusedstep[bench]'"
+
+
+@pytest.mark.parametrize(
+    "rule", [steps.ADAMW, steps.MOMENTUM, steps.RMSPROP, steps.ADAGRAD], ids=lambda rule: rule.peer
+)
+def test_the_function_of_torch_takes_the_step_of_its_optimizer(rule):
+    torch = pytest.importorskip("torch")
+    pairs = []
+    for _ in range(2):
+        p = torch.nn.Parameter(torch.linspace(-1, 1, 5))
+        p.grad = torch.linspace(3, -2, 5)
+        pairs.append((p, steps.peer_of(trial.CPU, rule, [p], graph=False)[1]))
+        pairs[-1][1].step()
+    (p, optimizer), (q, other) = pairs
+    step = steps.functional_step(optimizer)
+    assert torch.equal(p, q), "it is only asked for"
+    for _ in range(3):
+        step()
+        other.step()
+    assert torch.equal(p, q)
+    for name in rule.states.values():
+        assert torch.equal(optimizer.state[p][name], other.state[q][name])
 
 
 def test_a_kernel_that_computes_something_else_is_found(monkeypatch):

@@ -155,7 +155,7 @@ def _small_model(small: bool) -> Sides:
 
 
 def _step(rule: steps.Rule, n: int) -> Trial:
-    """One array, in place. torch's optimizer has our arrays as its parameter, gradient and states."""
+    """One array, in place: our op beside torch's function, which has our arrays as parameter, gradient and states."""
     arrays = vectors(n, 2 + len(rule.states))
 
     def stepper(library: ModuleType, arrays, taken: int):
@@ -178,7 +178,8 @@ def _step(rule: steps.Rule, n: int) -> Trial:
         peer.step()  # makes its states
         for key, array in zip(rule.states.values(), arrays[2:], strict=True):
             peer.state[p][key] = torch.from_numpy(array)
-        peers, taken = {name: peer.step}, 1
+        their_step = steps.functional_step(peer)
+        peers, taken = {name: their_step}, 1
 
     def check():
         head = [a[:HEAD].copy() for a in arrays]
@@ -192,7 +193,7 @@ def _step(rule: steps.Rule, n: int) -> Trial:
         ours = stepper(ops, mine, taken)
         for _ in range(steps.CHECKED_STEPS):
             ours()
-            peer.step()
+            their_step()
         for name, a, e in zip(("params", "grads", *rule.states), mine, arrays, strict=True):
             CPU.assert_close_in_ulps(f"{rule.op} {name}", torch.from_numpy(a), torch.from_numpy(e), steps.ULPS)
 

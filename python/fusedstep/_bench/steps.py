@@ -7,9 +7,12 @@ sum by a few units of its largest addend; a formula that differs moves it by tho
 
 from __future__ import annotations
 
+import functools
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from unittest import mock
 
 import numpy as np
 
@@ -123,11 +126,12 @@ def _sides(
     their_states = [[peer.state[p][key] for p in params] for key in rule.states.values()]
     states = [[a.float() for a in column] for column in their_states] if wide else their_states
     ours = _step(device, rule, [*values, *states], clip=clip, on_device=graph)
+    their_step = functional_step(peer)
 
     def theirs():
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(params, clip, foreach=True)
-        peer.step()
+        their_step()
 
     def check():
         """Ours steps a copy of everything. torch clips gradients in place: they are put back."""
@@ -200,6 +204,19 @@ def peer_of(device: Device, rule: Rule, params: list, graph: bool):
         else:
             return "torch fused", kind(params, **options, fused=True)
     return "torch foreach", kind(params, **rule.options, foreach=True)
+
+
+def functional_step(optimizer) -> Callable[[], object]:
+    """The call of torch's function that a step of its optimizer, which has its states by now, ends in.
+
+    It is what our op is beside it: both then go without the Python that walks an optimizer's groups and states.
+    """
+    module = sys.modules[type(optimizer).step.__module__]
+    name = module.__name__.rpartition(".")[2]  # torch.optim.adam.adam, and so on
+    with mock.patch.object(module, name) as function:
+        optimizer.step()
+    (params, *lists), options = function.call_args
+    return functools.partial(getattr(module, name), [p.detach() for p in params], *lists, **options)
 
 
 def _replay(device: Device, step: Callable[[], object]) -> Callable[[], object]:
