@@ -11,6 +11,7 @@ import fusedstep
 from fusedstep import backend
 from fusedstep._bench import batch_norm, kernels, steps, trial
 from fusedstep._bench.table import CEILING
+from fusedstep._bench.timing import in_turn
 
 pytestmark = pytest.mark.skipif(fusedstep.info()["backend"] == "reference", reason="the compiled kernels are timed")
 WORKS = {work.name: work for work in kernels.works()}
@@ -129,6 +130,15 @@ def test_running_statistics_that_differ_are_found(work, monkeypatch):
     monkeypatch.setattr(peer, "begin", lambda self: setattr(self, "running", [self.torch.ones(self.dy.shape[1])] * 2))
     with pytest.raises(AssertionError, match="running mean differs"):
         work.make(True).check()
+
+
+def test_thousands_of_steps_leave_numbers():
+    """Centered RMSprop, whose average of squares would fall below 0 if the gradient stayed."""
+    pytest.importorskip("torch")
+    sides = USUAL["rmsprop-centered"].make(True)
+    seconds = in_turn(sides.functions(), repeats=20, calls=200, before=sides.before)
+    assert len(seconds["fusedstep"]) == 20
+    assert all(np.isfinite(a).all() for a in trial._memory(1000))
 
 
 def test_a_setting_is_put_back():
