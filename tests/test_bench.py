@@ -15,7 +15,7 @@ from fusedstep import cli
 from fusedstep._bench import command, layers, plot, steps, timing
 from fusedstep._bench.device import Device
 from fusedstep._bench.table import CEILING, Sides, Work, header, lines, row
-from fusedstep._bench.timing import in_turn, summary
+from fusedstep._bench.timing import in_turn, shuffled, summary
 
 compiled = pytest.mark.skipif(fusedstep.info()["backend"] == "reference", reason="torch tensors need the module")
 GPU_WORKS = {work.name: work for module in (steps, layers) for work in module.works(Device("cuda"))}
@@ -83,11 +83,14 @@ def test_a_ceiling_that_is_none_is_told():
         assert result.get("remarks", []) == remarks
 
 
-def test_functions_run_in_turn():
+def test_functions_run_in_turn_in_every_order():
     calls = []
-    functions = {name: lambda name=name: calls.append(name) for name in "ab"}
-    seconds = in_turn(functions, repeats=2, warm_up=1, before=lambda: calls.append("-"))
-    assert "".join(calls) == "ab" + "-a-b" * 2 and {len(times) for times in seconds.values()} == {2}
+    functions = {name: lambda name=name: calls.append(name) for name in "abc"}
+    seconds = in_turn(functions, repeats=30, warm_up=1, before=lambda: calls.append("-"))
+    assert list(seconds) == list("abc") and {len(times) for times in seconds.values()} == {30}
+    assert calls[:3] == list("abc") and calls[3::2] == ["-"] * 90
+    turns = ["".join(calls[i : i + 6 : 2]) for i in range(4, len(calls), 6)]
+    assert {"".join(order) for order in itertools.permutations("abc")} == set(turns)
     assert summary([3.0]) == {"median": 3.0, "lower": 3.0, "upper": 3.0}
 
 
@@ -123,8 +126,9 @@ def test_events_stand_around_the_call_alone():
     )
     functions = {"a": lambda: log.append("a"), "b": lambda: log.extend("bb")}
     seconds = device.in_turn(functions, 2, before=lambda: log.append("before"), warm_up=1)
-    turn = ["before", "event", "a", "event", "before", "event", "b", "b", "event"]
-    assert log == ["a", "b", "b", "wait", *turn, *turn, "wait"]
+    turns = {"a": ["before", "event", "a", "event"], "b": ["before", "event", "b", "b", "event"]}
+    expected = [entry for turn in range(2) for name, _ in shuffled(functions, turn) for entry in turns[name]]
+    assert log == ["a", "b", "b", "wait", *expected, "wait"]
     assert seconds == {"a": [2e-3] * 2, "b": [3e-3] * 2}
 
 

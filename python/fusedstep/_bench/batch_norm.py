@@ -13,7 +13,7 @@ from .layers import check_batch_norm
 from .loops import compiled_loops
 from .peers import bring
 from .table import Sides, Work
-from .trial import CPU, HEAD, LOOP, Kernel, Trial, assert_same_bits, vectors
+from .trial import ALLOCATES, CPU, HEAD, LOOP, Kernel, Trial, assert_same_bits, vectors
 
 # (samples, channels, values a channel and sample) by the number of values
 _SHAPES = {
@@ -96,9 +96,9 @@ def _by_size(n: int, *, layout: str, relu: bool, backward: bool) -> Trial:
         peer = _Torch(torch, x, dy, *affine, relu)
         if backward:
             made = peer.forward()
-            peers["torch"] = lambda: torch.autograd.grad(made, peer.tracked, peer.dy, retain_graph=True)
+            peers[ALLOCATES] = lambda: torch.autograd.grad(made, peer.tracked, peer.dy, retain_graph=True)
         else:
-            peers["torch"] = peer.forward
+            peers[ALLOCATES] = peer.forward
 
     def all_of_ours():
         forward()

@@ -10,7 +10,7 @@ from functools import cached_property
 from types import ModuleType
 
 from .._extras import require
-from .timing import Functions
+from .timing import Functions, shuffled
 
 _CYCLES_A_SECOND = 2e9  # about; a spin need only outlast the host's part of a call
 
@@ -62,7 +62,7 @@ class Device:
     def in_turn(
         self, functions: Functions, repeats: int, before: Callable[[], object] = lambda: None, warm_up: int = 10
     ) -> dict[str, list[float]]:
-        """Seconds between an event before a call and one behind it: A B A B ...; nothing waits in between.
+        """Seconds between an event before a call and one behind it, by turns; nothing waits in between.
 
         `before` runs ahead of each first event.
         """
@@ -72,8 +72,8 @@ class Device:
                 function()
         cuda.synchronize()
         events: dict[str, list[tuple]] = {name: [] for name in functions}
-        for _ in range(repeats):
-            for name, function in functions.items():
+        for turn in range(repeats):
+            for name, function in shuffled(functions, turn):
                 before()
                 start, end = (cuda.Event(enable_timing=True) for _ in range(2))
                 start.record()

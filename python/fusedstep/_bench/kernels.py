@@ -19,7 +19,7 @@ from .layers import check_dropout
 from .loops import compiled_loops
 from .peers import bring
 from .table import Sides, Work
-from .trial import CPU, HEAD, LOOP, Kernel, Trial, assert_same_bits, beside_the_usual, copies, using, vectors
+from .trial import ALLOCATES, CPU, HEAD, LOOP, Kernel, Trial, assert_same_bits, beside_the_usual, copies, using, vectors
 
 SIZES = [10**k for k in range(3, 9)]
 FEW_SIZES = [10_000, 10_000_000]  # one in the cache, one beyond it: for one thread and the other instruction sets
@@ -264,9 +264,9 @@ def _dropout(n: int, *, backward: bool) -> Trial:
 
         if backward:
             result = forward_of_theirs()
-            peers["torch"] = lambda: torch.autograd.grad(result, tracked, gradient, retain_graph=True)
+            peers[ALLOCATES] = lambda: torch.autograd.grad(result, tracked, gradient, retain_graph=True)
         else:
-            peers["torch"] = forward_of_theirs
+            peers[ALLOCATES] = forward_of_theirs
 
     def check():
         forward_of_ours()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -25,7 +26,8 @@ def in_turn(
     before: Callable[[], object] = lambda: None,
     budget: float = math.inf,
 ) -> dict[str, list[float]]:
-    """Seconds a call: A B A B ..., so that a drift of the machine's speed falls on all alike.
+    """Seconds a call, by turns: a drift of the machine's speed, and what the one before left in the caches, falls on
+    all alike.
 
     Small work is timed over several `calls` at a time: as in training, where nobody else takes the cache in between.
     `before` runs ahead of each time that is taken, outside it. Turns end before `repeats` once they took `budget`
@@ -44,13 +46,18 @@ def in_turn(
     for turn in range(repeats):
         if turn >= LEAST_TURNS and time.perf_counter() > end:
             break
-        for name, function in functions.items():
+        for name, function in shuffled(functions, turn):
             before()
             start = time.perf_counter()
             for _ in range(calls):
                 function()
             seconds[name].append((time.perf_counter() - start) / calls)
     return seconds
+
+
+def shuffled(functions: Functions, turn: int) -> list[tuple[str, Callable[[], object]]]:
+    """The functions with their names in the order of a turn, the same in every run."""
+    return random.Random(turn).sample(list(functions.items()), len(functions))
 
 
 def summary(seconds: list[float]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from .table import Sides
 
 CPU = Device("cpu")
 LOOP = "loop of the same traffic"
+ALLOCATES = "torch allocates"  # the peer whose result is new memory at each call, where ours has `out`
 HEAD = 100_000  # values, the first, that are compared with the reference
 
 
