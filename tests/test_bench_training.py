@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fusedstep
-from fusedstep._bench import cost, peers, training
+from fusedstep._bench import cost, networks, peers, training
 from fusedstep._bench.networks import Network, Ours
 from fusedstep._bench.table import lines, row
 
@@ -39,19 +39,34 @@ def test_the_works_of_training():
 
 
 @compiled
-@pytest.mark.parametrize("name", ["epoch-32", "epoch-plain-32"])
-def test_a_side_that_trains_otherwise_is_found(name, monkeypatch):
-    """Adam with other betas, from which the losses of four steps differ by less than a percent."""
+@pytest.mark.parametrize(
+    ("name", "module", "kind", "wrong"),
+    [
+        ("epoch-32", networks.optim, "Adam", {"betas": (0.9, 0.99)}),
+        ("epoch-32", networks.optim, "Adam", {"eps": 1e-6}),
+        ("epoch-32", networks.nn, "BatchNorm", {"eps": 1e-3}),
+        ("epoch-32", networks.nn, "BatchNorm", {"momentum": 0.11}),
+        ("epoch-plain-32", networks.optim, "Adam", {"betas": (0.9, 0.99)}),
+        ("epoch-plain-32", networks.optim, "Adam", {"eps": 1e-6}),
+        ("step-small", networks.optim, "Adam", {"betas": (0.9, 0.99)}),
+        ("step-small", networks.optim, "Adam", {"eps": 1e-6}),
+    ],
+)
+def test_a_side_that_trains_otherwise_is_found(name, module, kind, wrong, monkeypatch):
     pytest.importorskip("torch")
-    init = Ours.__init__
-
-    def wrong(self, network, seed=0):
-        init(self, network, seed)
-        self.optimizer = fusedstep.optim.Adam(self.model.parameters(), lr=1e-3, betas=(0.8, 0.999))
-
-    monkeypatch.setattr(Ours, "__init__", wrong)
-    with pytest.raises(AssertionError, match="torch"):
+    right = getattr(module, kind)
+    monkeypatch.setattr(module, kind, lambda *given, **options: right(*given, **options | wrong))
+    with pytest.raises(AssertionError, match="from torch's"):
         WORKS[name].make(True).check()
+
+
+@compiled
+def test_one_cut_of_rounding_is_no_difference(monkeypatch):
+    """Other samples get a chance."""
+    seeds = []
+    monkeypatch.setattr(training, "_differences", lambda network, seed: seeds.append(seed) or ["off"] * (seed == 0))
+    training._check(Network((5, 4, 3), None))
+    assert seeds == [0, 1]
 
 
 def test_a_missing_peer_is_a_line(monkeypatch):

@@ -1,8 +1,9 @@
 """One network in every library: Dense layers with, on request, batch norm, ReLU and dropout between them, and Adam.
 
-All begin with the weights of ours, and are written as the users of their library write them. `step(x, y)` trains on a
-batch of NumPy arrays and gives its loss, `weights()` copies (weight, bias) of each Dense, the weight as (inputs,
-outputs); `epochs(x, y, batch_size)` is a function that trains for an epoch at each call, in a new order.
+All begin with the weights of ours, scikit-learn's once it was told to `begin`, and are written as the users of their
+library write them. `step(x, y)` trains on a batch of NumPy arrays and gives its loss, `weights()` copies (weight, bias)
+of each Dense, the weight as (inputs, outputs), and `variances()` the running ones of each batch norm; `epochs(x, y,
+batch_size)` is a function that trains for an epoch at each call, in a new order.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ class Ours:
         dense = [i for i, layer in enumerate(self.model.layers) if isinstance(layer, nn.Dense)]
         return [(arrays[f"{i}.weight"], arrays[f"{i}.bias"]) for i in dense]
 
+    def variances(self) -> list[np.ndarray]:
+        """Copies of the running variance of each BatchNorm."""
+        return [a.copy() for name, a in self.model.buffers().items() if name.endswith("running_var")]
+
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         value, gradient = self.loss(self.model.forward(x), y)
         self.model.backward(gradient, input_gradient=False)
@@ -86,6 +91,9 @@ class Torch:
     def weights(self):
         arrays = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in self._linear()]
         return [(weight.T.copy(), bias.copy()) for weight, bias in arrays]
+
+    def variances(self):
+        return [a.numpy().copy() for name, a in self.model.named_buffers() if name.endswith("running_var")]
 
     def tensor_step(self, x, y):
         self.optimizer.zero_grad()
@@ -153,6 +161,9 @@ class Jax:
     def weights(self):
         return [(np.array(layer["weight"]), np.array(layer["bias"])) for layer in self._now[0]]
 
+    def variances(self):
+        return [np.array(variance) for _, variance in self._now[1]]
+
     def queued_step(self, x, y):
         self._now, value = self._step(*self._now, x, y)
         return value
@@ -196,6 +207,9 @@ class ScikitLearn:
 
     def weights(self):
         return [(w.copy(), b.copy()) for w, b in zip(self._model.coefs_, self._model.intercepts_, strict=True)]
+
+    def variances(self):
+        return []
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         self._model.partial_fit(x, y)

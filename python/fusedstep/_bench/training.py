@@ -1,11 +1,13 @@
 """The table of training: an epoch of the user's own work, and one small step, beside torch, JAX and scikit-learn.
 
-Before the times all sides take the same steps from the same weights, without dropout, whose masks differ (the table of
-the kernels compares it). Losses must agree to 1e-4: float32 sums of up to 784 products, in another order in each
-library, are off by some 1e-6 of their size, and Adam's steps carry that on. A weight's step is about lr in the
-direction of its gradient's sign, so only where a gradient is within rounding of 0 may a weight go another way, by 2 lr
-a step at most. In the mean over a layer the weights must agree to 1% of lr a step; a wrong formula is off by some 10%
-and more.
+Before the times all sides take the same 20 steps from the same weights, without dropout, whose masks differ (the table
+of the kernels compares it), and are compared in their losses, in their weights, by the mean over a layer in shares of
+the way that Adam may have gone, lr a step, and in the running variances. float32 sums in another order are off by some
+1e-6 of their size, and so are all three in torch and JAX: up to 3e-6. Betas of (0.9, 0.99) are off by 1.3e-3 in the
+weights, eps=1e-6 by the same, batch norm's eps=1e-3 by 7e-3, and its momentum=0.11 by 2e-2 in the variances.
+
+scikit-learn adds Adam's eps before it corrects the average of squares, which is off by 1e-5. That is enough to let
+values near 0 be cut by ReLU on one side alone, and from there on the sides go apart: its bounds are wide.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from .table import Sides, Work
 WIDTHS = (784, 256, 128, 10)
 SAMPLES = 20_000
 P = 0.3
-CHECKED_STEPS = 4
+CHECKED_STEPS, CHECKED_BATCH = 20, 32
+BOUND = 5e-5  # of what a side may be off, relatively
 _FULL = {32: {"JAX": 2.0, "torch": 5.0}, 128: {"JAX": 1.7, "torch": 3.0}, 512: {"JAX": 1.3, "torch": 2.0}}
 _PLAIN = {32: {"scikit-learn": 4.0}, 128: {"scikit-learn": 2.5}, 512: {"scikit-learn": 1.5}}
 
@@ -57,8 +60,8 @@ def works() -> list[Work]:
     return [*full, *plain, step]
 
 
-def _data(samples: int, network: Network) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
+def _data(samples: int, network: Network, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
     return rng.standard_normal((samples, network.widths[0]), np.float32), rng.integers(0, network.widths[-1], samples)
 
 
@@ -81,28 +84,43 @@ def _peers(network: Network, weights, batch_size: int) -> tuple[dict[str, object
     return peers, missing
 
 
-def _check(network: Network, batch_size: int) -> None:
-    """AssertionError unless all libraries train this network alike, but for dropout."""
+def _check(network: Network) -> None:
+    """AssertionError unless all libraries train this network alike, but for dropout.
+
+    Two sides that compute the same may cut a value within rounding of 0 otherwise: they get another chance, with other
+    samples.
+    """
     network = Network(network.widths, None if network.p is None else 0.0)
+    if _differences(network, seed=0) and (found := _differences(network, seed=1)):
+        raise AssertionError("; ".join(found))
+
+
+def _differences(network: Network, seed: int) -> list[str]:
     ours = Ours(network)
-    peers, _ = _peers(network, ours.weights(), batch_size)
-    x, y = _data(CHECKED_STEPS * batch_size, network)
-    batches = [(x[i : i + batch_size], y[i : i + batch_size]) for i in range(0, len(x), batch_size)]
+    peers, _ = _peers(network, ours.weights(), CHECKED_BATCH)
+    x, y = _data(CHECKED_STEPS * CHECKED_BATCH, network, seed)
+    batches = list(zip(np.split(x, CHECKED_STEPS), np.split(y, CHECKED_STEPS), strict=True))
     for peer in peers.values():
         if isinstance(peer, ScikitLearn):
             peer.begin(*batches[0])
-    losses = [ours.step(*batch) for batch in batches]
+    losses = np.array([ours.step(*batch) for batch in batches])
+    found = []
     for name, peer in peers.items():
-        theirs = [peer.step(*batch) for batch in batches]
-        if not np.allclose(losses, theirs, rtol=1e-4, atol=0):
-            raise AssertionError(f"the losses {losses} are not {name}'s, {theirs}")
+        off = {"losses": _largest(losses / [peer.step(*batch) for batch in batches] - 1)}
         for index, (mine, other) in enumerate(zip(ours.weights(), peer.weights(), strict=True)):
             # Batch norm takes a bias before it away: its gradient is 0, but for rounding.
             kinds = ("weight",) if network.p is not None and index + 2 < len(network.widths) else ("weight", "bias")
             for kind, a, b in zip(kinds, mine, other, strict=False):
-                off = float(np.abs(a - b).mean()) / (LR * CHECKED_STEPS)
-                if not off <= 0.01:
-                    raise AssertionError(f"Dense {index}'s {kind} is off from {name}'s by {off:.3g} of Adam's steps")
+                off[f"Dense {index}'s {kind}"] = float(np.abs(a - b).mean()) / (LR * CHECKED_STEPS)
+        for index, (mine, other) in enumerate(zip(ours.variances(), peer.variances(), strict=True)):
+            off[f"batch norm {index}'s running variance"] = _largest(mine / other - 1)
+        wide = 400 if isinstance(peer, ScikitLearn) else 1
+        found += [f"{what}: off by {by:.3g} from {name}'s" for what, by in off.items() if not by <= wide * BOUND]
+    return found
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.abs(values).max())
 
 
 def _epoch(network: Network, batch_size: int, small: bool) -> Sides:
@@ -113,7 +131,7 @@ def _epoch(network: Network, batch_size: int, small: bool) -> Sides:
     first: dict[str, float] = {}
 
     def check():
-        _check(network, batch_size)
+        _check(network)
         for name, epoch in epochs.items():
             first[name] = _seconds(epoch)
 
@@ -159,4 +177,4 @@ def _step(small: bool) -> Sides:
     if "JAX" in peers:
         step = turns(peers["JAX"].queued_step, batches)
         sides["JAX"] = lambda: step().block_until_ready()
-    return Sides(turns(ours.step, batches), sides, lambda: _check(network, size), missing=missing)
+    return Sides(turns(ours.step, batches), sides, lambda: _check(network), missing=missing)
