@@ -64,7 +64,14 @@ class Ours:
     def epochs(self, x: np.ndarray, y: np.ndarray, batch_size: int) -> Callable[[], object]:
         """An epoch a call, each in a new order."""
         batches = MiniBatches(x, y, batch_size=batch_size)
-        return lambda: fit(self.model, self.optimizer, self.loss, batches, epochs=1, progress=False)
+
+        def epoch():
+            history = fit(self.model, self.optimizer, self.loss, batches, epochs=1, progress=False)
+            if history.interrupted:  # after part of its batches: no time of an epoch
+                raise KeyboardInterrupt
+            return history
+
+        return epoch
 
 
 class Torch:
