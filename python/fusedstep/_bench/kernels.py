@@ -136,7 +136,7 @@ def _small_model(small: bool) -> Sides:
     for p in model.parameters():
         p.grad[...] = rng.normal(size=p.grad.shape)
     optimizer = optim.Adam(model.parameters())
-    torch, missing = bring("torch", "torch fused")
+    torch, missing = bring("torch", "torch")
     if torch is None:
         return Sides(optimizer.step, {}, lambda: None, missing=missing)
     theirs = []
@@ -170,7 +170,7 @@ def _step(rule: steps.Rule, n: int) -> Trial:
 
         return step
 
-    torch, missing = bring("torch", f"torch {rule.peer}") if rule.peer else (None, {})
+    torch, missing = bring("torch", "torch") if rule.peer else (None, {})
     peers, taken = {}, 0
     if torch is not None:
         p = torch.nn.Parameter(torch.from_numpy(arrays[0]))

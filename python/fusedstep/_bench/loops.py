@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+from .. import backend
 
 _POINTERS = {"update1": 2, "update2": 3, "update3": 4, "update4": 5, "read": 1, "copy": 2}
 
@@ -28,29 +31,35 @@ class _Loops:
 def compiled_loops() -> _Loops:
     """`update1` to `update4`, `read` and `copy`: each takes addresses of float32 arrays, then their length.
 
-    Compiled for this machine with the compiler that CXX names (c++ by default); without one, the use of a loop raises
-    NoCompilerError.
+    Compiled for this machine with the compiler that CXX names (c++ by default); without one that does it, the use of a
+    loop raises NoCompilerError.
     """
     return _Loops()
 
 
 def _library() -> ctypes.CDLL:
     compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler) is None:
+    command = shlex.split(compiler)  # "ccache g++", too
+    if not command or shutil.which(command[0]) is None:
         raise NoCompilerError(f"needs a C++ compiler, but there is no {compiler}: set CXX")
-    return _compile(compiler)
+    try:
+        return _compile(*command)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        raise NoCompilerError(f"is not to be had from {compiler}: {said[-1]}") from error
 
 
 @functools.cache
-def _compile(compiler: str) -> ctypes.CDLL:
+def _compile(*compiler: str) -> ctypes.CDLL:
     source = Path(__file__).with_name("traffic.cpp")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "traffic.so"
         flags = ["-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
-        subprocess.run([compiler, *flags, str(source), "-o", str(path)], check=True)
+        subprocess.run([*compiler, *flags, str(source), "-o", str(path)], check=True, capture_output=True, text=True)
         library = ctypes.CDLL(str(path))
     for name, pointers in _POINTERS.items():
         function = getattr(library, name)
         function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64]
         function.restype = ctypes.c_uint32 if name == "read" else None
+    library.set_threads(backend.get_num_threads())  # as many as ours: FUSEDSTEP_NUM_THREADS
     return library
