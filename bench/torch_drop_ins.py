@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch  # first, so that its OpenMP threads wait as torch's users know them, not passively
 
 import fusedstep as fs
-from fusedstep._bench.command import add_options, measure
+from fusedstep._bench.command import add_options, cannot_write, measure
 from fusedstep._bench.device import Device
 from fusedstep._bench.layers import check_batch_norm, check_dropout
 from fusedstep._bench.loops import compiled_loops
@@ -208,6 +208,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.work or ():
         if name not in chosen:
             parser.error(f"argument --work: there is no {name!r}; there are {', '.join(chosen)}")
+    if reason := cannot_write(options, [chosen[name] for name in options.work or chosen]):
+        parser.error(reason)
     table = {"torch drop-ins": [chosen[name] for name in options.work or chosen]}
     return measure(DEVICE, table, options, "python bench/torch_drop_ins.py")
 

@@ -1,9 +1,11 @@
-"""``fusedstep bench``: the table, the bytes, the checks and the command; a GPU's times need a GPU."""
+"""``fusedstep bench``: rows, times in turn, works of the GPU and their checks; a GPU's times need a GPU."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
+import shutil
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,8 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 import fusedstep
-from fusedstep import cli
-from fusedstep._bench import command, layers, plot, steps, timing
+from fusedstep._bench import command, layers, loops, peers, plot, steps, timing
 from fusedstep._bench.device import Device
 from fusedstep._bench.table import CEILING, Sides, Work, header, lines, row
 from fusedstep._bench.timing import in_turn, shuffled, summary
@@ -20,11 +21,6 @@ from fusedstep._bench.timing import in_turn, shuffled, summary
 compiled = pytest.mark.skipif(fusedstep.info()["backend"] == "reference", reason="torch tensors need the module")
 GPU_WORKS = {work.name: work for module in (steps, layers) for work in module.works(Device("cuda"))}
 ON_THE_GPU_ALONE = {"adamw-graph"}
-
-
-def run(capsys, *arguments):
-    code = cli.main(["bench", *arguments])
-    return code, *capsys.readouterr()
 
 
 def nothing():
@@ -64,6 +60,10 @@ def test_a_target_beside_one_peer():
     assert [target["met"] for target in result["targets"].values()] == [True, False, None] and result["size"] == 3
     text = lines(result)
     assert text[0].endswith("slow >= 2: met, fast >= 2: MISSED, JAX >= 2: not judged, the peer is missing")
+    named = replace(work, targets={"share": 0.9})
+    assert lines(row(named, sides, seconds, judged=True))[0].endswith(
+        "share >= 0.9: not judged, the ceiling is missing"
+    )
     assert text[-2].split() == ["JAX", "jax", "is", "missing"] and text[-1] == "    it is cold"
 
 
@@ -72,7 +72,7 @@ def test_a_row_without_peer_and_bytes():
     result = row(Work("name", "title", lambda small: sides, "host"), sides, seconds, judged=True)
     assert not {"peer", "ratio", "GB/s", "share"} & result.keys()
     (only,) = lines(result)
-    assert only.split() == ["title", "fusedstep", "2.00", "[2.00,", "2.00]", "ms"]
+    assert only.split() == ["title", "fusedstep", "2.00", "[2.00,", "2.00]", "ms", "4"]
 
 
 def test_a_ceiling_that_is_none_is_told():
@@ -201,123 +201,33 @@ def test_a_side_that_computes_something_else_is_found(module, name, op, monkeypa
 
 
 @compiled
-def test_the_table_of_the_cpu(capsys, tmp_path):
-    pytest.importorskip("torch")
-    path = tmp_path / "cpu.json"
-    arguments = ["--quick", "--work", "adam-small", "--repeats", "2", "--json", str(path)]
-    code, out, err = run(capsys, *arguments)
-    assert (code, err) == (0, "")
-    assert out.splitlines()[-4:-2] == ["kernels", header()] and "torch fused" in out.splitlines()[-1]
-    stored = json.loads(path.read_text())
-    (only,) = stored["rows"]
-    assert only["work"] == "adam-small" and only["ratio"] > 0 and "targets" not in only
-    assert {"processor", "isa", "num_threads", "numpy", "torch", "version"} <= stored["machine"].keys()
-    assert "failures" not in stored and stored["command"].startswith("fusedstep ")
+def test_as_many_threads_on_all_sides(monkeypatch):
+    """Of ours, of torch and of the loops."""
+    torch = pytest.importorskip("torch")
+    before = fusedstep.get_num_threads(), torch.get_num_threads()
+    try:
+        fusedstep.set_num_threads(1)
+        peers.same_threads()
+        assert torch.get_num_threads() == 1
+        if shutil.which(os.environ.get("CXX", "c++")):
+            library = loops._compile.__wrapped__(os.environ.get("CXX", "c++"))
+            assert library.set_threads(before[0]) == 1
+    finally:
+        fusedstep.set_num_threads(before[0])
+        torch.set_num_threads(before[1])
 
 
-@compiled
-def test_torch_is_imported_first(capsys, monkeypatch):
-    """In a process of its own where it is not there yet."""
-    pytest.importorskip("torch")
-    asked = []
-
-    def child(arguments):
-        asked.append(arguments)
-        return SimpleNamespace(returncode=7)
-
-    monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.setattr(command.subprocess, "run", child)
-    assert run(capsys, "kernels", "--work", "adam-small", "--json", "a b.json", "--plot", "p.png", "--quick")[0] == 7
-    assert asked[0][:2] == [sys.executable, "-c"] and asked[0][2].index("torch") < asked[0][2].index("fusedstep")
-    again = cli._parser().parse_args(asked[0][3:])
-    assert (again.device, again.tables, again.work, again.quick) == ("cpu", ["kernels"], ["adam-small"], True)
-    assert (str(again.json), str(again.plot)) == ("a b.json", "p.png")
+def test_jax_stays_on_the_cpu(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    peers.bring("json", "JSON")
+    assert os.environ["JAX_PLATFORMS"] == "cpu"
 
 
-@compiled
-def test_a_work_that_fails_leaves_the_others(capsys, monkeypatch, tmp_path):
-    pytest.importorskip("torch")
-
-    def fail(small):
-        raise AssertionError("params differ by 3")
-
-    def misses(small):
-        return Sides(nothing, {"peer": nothing}, nothing)
-
-    works = [Work("bad", "bad", fail, "host"), Work("good", "good", misses, "host", {"ratio": 1e9})]
-    monkeypatch.setattr(command, "_works", lambda device, table: works)
-    path = tmp_path / "result.json"
-    code, out, _ = run(capsys, "kernels", "--repeats", "3", "--json", str(path))
-    assert code == 1 and "bad: FAILED: params differ by 3" in out and out.splitlines()[-2].endswith("MISSED")
-    stored = json.loads(path.read_text())
-    assert stored["failures"] == {"bad": "params differ by 3"} and [r["work"] for r in stored["rows"]] == ["good"]
-    assert run(capsys, "kernels", "--repeats", "3", "--work", "go*")[0] == 0, "a missed target is no failure"
-
-
-def test_no_device(capsys, monkeypatch):
-    without = fusedstep.info() | {"cuda": False, "cuda_reason": "no driver"}
-    monkeypatch.setattr(command.backend, "info", lambda: without)
-    assert run(capsys, "--device", "cuda") == (2, "", "fusedstep bench: no CUDA device: no driver\n")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--device", "tpu"], "--device"),
-        (["--repeats", "0"], "--repeats: must be an integer >= 1 but got '0'"),
-        (["kernels", "--work", "nothing"], "--work: cpu has no 'nothing'; it has adam-small, sgd-*, "),
-        (["kernel"], "TABLE: cpu has no 'kernel'; it has the tables kernels"),
-        (["kernels", "--device", "cuda"], "TABLE: cuda has no 'kernels'; it has no tables, only works"),
-        (["--device", "cuda", "--work", "adam-small"], "--work: cuda has no 'adam-small'; it has adamw, "),
-        (["--fast"], "--fast"),
-    ],
-)
-def test_wrong_options(arguments, message, capsys):
-    code, out, err = run(capsys, *arguments)
-    assert code == 2 and out == "" and err.count("\n") == 1 and message in err
-
-
-def test_help_lists_the_works(capsys):
-    code, out, _ = run(capsys, "--help")
-    assert code == 0 and "kernels" in out and "adamw-clipping" in out
-
-
-@compiled
-def test_without_a_compiler(capsys, monkeypatch):
-    pytest.importorskip("torch")
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    """The ceiling is a line; the rest is measured, in other settings, too."""
-    for name in ("adamw-large", "adamw-10000-1-thread"):
-        code, out, _ = run(capsys, "--quick", "--repeats", "1", "--work", name)
-        assert code == 0 and "FAILED" not in out
-        assert "loop of the same traffic needs a C++ compiler, but there is no no-such-compiler: set CXX" in out
-
-
-@pytest.mark.parametrize("option", ["--json", "--plot"])
-def test_a_folder_that_is_not_there(option, capsys, tmp_path):
-    path = tmp_path / "none" / "result.png"
-    code, out, err = run(capsys, option, str(path))
-    assert (code, out, err) == (2, "", f"fusedstep bench: the folder of '{path}' does not exist\n")
-
-
-@compiled
-def test_the_table_of_a_device(capsys, monkeypatch, tmp_path):
-    """The command as on a GPU, with the CPU's tensors and clock in its place."""
-    pytest.importorskip("torch")
-    about = fusedstep.info() | {"cuda": True, "cuda_reason": None}
-    monkeypatch.setattr(command.backend, "info", lambda: about)
-    monkeypatch.setattr(command, "_works", lambda device, table: steps.works(Device("cpu")))
-    monkeypatch.setattr(Device, "about", lambda self: {"gpu": "a GPU", "driver": "1.2"})
-    monkeypatch.setattr(Device, "queue_ahead", lambda self, seconds: nothing)
-    monkeypatch.setattr(Device, "in_turn", lambda self, functions, repeats, before=None: in_turn(functions, repeats))
-    path = tmp_path / "gpu.json"
-    arguments = ["--device", "cuda", "--quick", "--repeats", "2", "--json", str(path)]
-    code, out, err = run(capsys, *arguments, "--work", "adamw", "rmsprop", "adamw-bfloat16-float32-states")
-    assert (code, err) == (0, "") and out.startswith("gpu a GPU, driver 1.2, ")
-    rows = {row["work"]: row for row in json.loads(path.read_text())["rows"]}
-    assert rows["adamw"]["peer"] == "torch fused" and rows["rmsprop"]["peer"] == "torch foreach"
-    assert "peer" not in rows["adamw-bfloat16-float32-states"]
-    assert all(row["ceiling"]["name"] == "copy" and row["share"] > 0 for row in rows.values())
+def test_missing_packages_have_the_names_of_pip(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for module in ("sklearn", "sklearn.neural_network"):
+        _, missing = peers.bring(module, "scikit-learn")
+        assert missing == {"scikit-learn": "scikit-learn is missing: pip install 'fusedstep[bench]'"}
 
 
 def test_a_call_begins_with_a_cold_cache_and_a_busy_device():
@@ -359,11 +269,3 @@ def test_the_plot(tmp_path):
     plot.throughput([*rows, {"work": "other"}], path, {"processor": "P", "num_threads": 2})
     assert path.read_bytes().startswith(b"\x89PNG")
     plot.throughput([], path, {})
-
-
-@compiled
-def test_without_torch(capsys, monkeypatch):
-    """In this process; the peer that is missing is a line of the table."""
-    monkeypatch.setitem(sys.modules, "torch", None)
-    code, out, _ = run(capsys, "kernels", "--quick", "--repeats", "2", "--work", "sgd-1000")
-    assert code == 0 and out.splitlines()[-1].split()[:5] == ["torch", "SGD", "torch", "is", "missing:"]

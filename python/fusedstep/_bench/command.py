@@ -10,23 +10,25 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 from .. import backend
-from .._arguments import HelpFormatter, integer
-from .._extras import require
+from .._arguments import HelpFormatter, integer, number
 from . import cost, kernels, layers, plot, steps, training
 from .device import Device
 from .loops import NoCompilerError
-from .peers import peers_about
+from .peers import peers_about, same_threads
 from .table import Sides, Work, header, lines, row, write_json
 from .timing import in_turn, machine
 
 WRONG_USE = 2
 FAILED = 1
+CHILD_FAILED = 3  # FAILED of the child; a traceback ends in 1, too
 
 # The tables of the processor: each module's works() are its rows, its text(rows), where it has one, stands below.
 # Those in ALONE have no peers.
@@ -76,18 +78,25 @@ def _ready(device: Device, sides: Sides) -> Callable[[], object]:
 
 # The child imports torch first, so that its OpenMP threads wait as torch's users know them, not passively. Tables
 # without peers are measured without torch: beside it our threads wait like torch's, and take the cores from BLAS.
-_CHILD = "import sys, torch\nfrom fusedstep.cli import main\nsys.exit(main(sys.argv[1:]))"
+_CHILD = f"""import sys, torch
+from fusedstep.cli import main
+code = main(sys.argv[1:])
+sys.exit({CHILD_FAILED} if code == {FAILED} else code)"""
 
 
 def add_bench_command(commands) -> None:
     """Add ``bench`` to a parser's subcommands."""
     parser = commands.add_parser(
-        "bench",
-        help="measure fusedstep beside its peers",
-        description=f"Tables of cpu: {', '.join(TABLES)}. Works of cuda: {_stems(_gpu_works())}.",
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
+        "bench", help="measure fusedstep beside its peers", formatter_class=HelpFormatter, allow_abbrev=False
     )
+
+    def format_help() -> str:
+        """With the works, which are made for it alone."""
+        tables = "; ".join(f"{name}: {_stems(_works(Device('cpu'), name))}" for name in TABLES)
+        parser.description = f"Tables of cpu and their works: {tables}. Works of cuda: {_stems(_gpu_works())}."
+        return argparse.ArgumentParser.format_help(parser)
+
+    parser.format_help = format_help
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="only these tables of cpu, see above")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the kernels run")
     add_options(parser)
@@ -100,6 +109,13 @@ def add_options(parser: argparse.ArgumentParser, repeats: int = 100) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw throughput by size here, a .png for instance")
     parser.add_argument("--repeats", type=integer(1), default=repeats, help="calls of each side that are timed at most")
+    parser.add_argument(
+        "--rest",
+        type=number(0, 60, low_included=True),
+        default=0.0,
+        metavar="SECONDS",
+        help="wait ahead of each time that is taken, until the threads of the side before spin no longer",
+    )
     parser.add_argument("--quick", action="store_true", help="small arrays, to try it out; no target is judged")
 
 
@@ -115,21 +131,22 @@ def bench(options: argparse.Namespace) -> int:
     for pattern in options.work or ():
         if not _chosen(every, [pattern]):
             return _refuse(f"argument --work: {device.name} has no {pattern!r}; it has {_stems(every)}")
-    for path in (options.json, options.plot):
-        if path is not None and not path.parent.is_dir():
-            return _refuse(f"the folder of '{path}' does not exist")
+    tables = {name: chosen for name, works in tables.items() if (chosen := _chosen(works, options.work))}
+    if reason := cannot_write(options, [work for works in tables.values() for work in works]):
+        return _refuse(reason)
     if options.device == "cuda" and not backend.info()["cuda"]:
         return _refuse(f"no CUDA device: {backend.info()['cuda_reason']}")
-    tables = {name: chosen for name, works in tables.items() if (chosen := _chosen(works, options.work))}
-    beside = [name for name in tables if name not in ALONE]
+    beside = {name: works for name, works in tables.items() if name not in ALONE}
     if device.name == "cuda" or "torch" in sys.modules or not beside or importlib.util.find_spec("torch") is None:
         return measure(device, tables, options)
     code = subprocess.run([sys.executable, "-c", _CHILD, *_arguments(options, beside)]).returncode
+    if code not in (0, CHILD_FAILED):  # there may be no file of its rows, or one of an earlier run
+        print(f"fusedstep bench: the process beside torch ended with {code}", file=sys.stderr)
+        return code if code > 0 else FAILED
+    code = FAILED if code == CHILD_FAILED else 0
     alone = {name: works for name, works in tables.items() if name in ALONE}
-    if not alone or code not in (0, FAILED):
-        return code
     options.plot = None  # the child's
-    return max(code, measure(device, alone, options, earlier=options.json))
+    return max(code, measure(device, alone, options, earlier=options.json)) if alone else code
 
 
 def _gpu_works() -> list[Work]:
@@ -149,7 +166,28 @@ def _chosen(works: list[Work], patterns: list[str] | None) -> list[Work]:
 
 def _stems(works: list[Work]) -> str:
     """The names, those of one kernel at many sizes as a pattern."""
-    return ", ".join(dict.fromkeys(f"{w.about['kernel']}-*" if "kernel" in w.about else w.name for w in works))
+    series = [(w, w.about.get("kernel", w.about.get("series"))) for w in works]
+    return ", ".join(dict.fromkeys(w.name if stem is None else f"{stem}-*" for w, stem in series))
+
+
+def cannot_write(options: argparse.Namespace, works: list[Work]) -> str | None:
+    """Why --json or --plot could not be written once all is measured; None if they can."""
+    for path in (options.json, options.plot):
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            return f"the folder of '{path}' does not exist"
+        if path.is_dir():
+            return f"'{path}' is a folder"
+        try:
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            return f"cannot write '{path}': {error.strerror}"
+    if options.plot is None:
+        return None
+    if not any("kernel" in work.about for work in works):
+        return "argument --plot: draws kernels by size, and none of these works is one: see the table kernels"
+    return plot.unknown_type(options.plot)
 
 
 def measure(
@@ -163,8 +201,7 @@ def measure(
 
     1 where two sides differ or a work fails, else 0.
     """
-    if options.plot is not None:
-        require("matplotlib", extra="plot")  # before the time is spent
+    same_threads()
     about = machine() | peers_about() | (device.about() if device.name == "cuda" else {})
     print(", ".join(f"{key} {about[key]}" for key in _HEADING if about.get(key) is not None))
     print("times: medians and quartiles of calls in turn; GB/s: bytes read and written, of the ceiling's; ratio: share")
@@ -181,9 +218,10 @@ def measure(
             try:
                 rows.append(_measure(device, work, options) | {"table": table})
                 print("\n".join(lines(rows[-1])), flush=True)
-            except (AssertionError, RuntimeError, ImportError) as error:  # the other works are worth having
-                failures[work.name] = str(error)
-                print(f"{work.title}: FAILED: {error}", flush=True)
+            except Exception as error:  # the other works are worth having
+                told = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+                failures[work.name] = told
+                print(f"{work.title}: FAILED: {told}", flush=True)
             if options.json is not None:
                 both = stored.get("failures", {}) | failures
                 write_json(options.json, about | stored.get("machine", {}), [*every, *rows], both, program)
@@ -205,18 +243,24 @@ def _measure(device: Device, work: Work, options: argparse.Namespace) -> dict:
                 sides.ceiling[1]()
             except NoCompilerError as error:
                 sides = replace(sides, ceiling=None, missing=sides.missing | {sides.ceiling[0]: str(error)})
+        if options.rest:
+            before = sides.before
+            sides = replace(sides, before=lambda: (before(), time.sleep(options.rest)))
         seconds = CLOCKS[work.clock](device, sides, options.repeats)
     return row(work, sides, seconds, judged=not options.quick)
 
 
-_HEADING = ("gpu", "driver", "torch's cuda", "cudnn", "processor", "cores", "num_threads", "isa", "torch")
+_HEADING = ("gpu", "driver", "torch's cuda", "cudnn", "processor", "cores", "backend", "num_threads", "isa", "torch")
 _HEADING += ("torch's threads", "jax", "optax", "scikit-learn", "numpy", "version", "date")
 
 
-def _arguments(options: argparse.Namespace, tables: list[str]) -> list[str]:
-    """The options as the command line had them, with these tables."""
+def _arguments(options: argparse.Namespace, tables: dict[str, list[Work]]) -> list[str]:
+    """The options as the command line had them, with these tables and what was chosen of their works."""
     arguments = ["bench", *tables, "--device", options.device, "--repeats", str(options.repeats)]
-    arguments += ["--work", *options.work] if options.work else []
+    arguments += ["--rest", str(options.rest)]
+    works = [work for chosen in tables.values() for work in chosen]
+    if options.work:
+        arguments += ["--work", *(pattern for pattern in options.work if _chosen(works, [pattern]))]
     for name in ("json", "plot"):
         arguments += [f"--{name}", str(getattr(options, name))] if getattr(options, name) else []
     return arguments + (["--quick"] if options.quick else [])

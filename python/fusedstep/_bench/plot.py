@@ -13,6 +13,17 @@ from .table import CEILING, OURS
 _COLUMNS = 4
 
 
+def unknown_type(path: Path) -> str | None:
+    """Why no picture can be drawn at `path`, as its ending names no type of picture; None if it does."""
+    require("matplotlib", extra="plot")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    types = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix.lstrip(".").lower() in {"", *types}:
+        return None
+    return f"argument --plot: '{path}' has none of the endings {', '.join(f'.{kind}' for kind in types)}"
+
+
 def throughput(rows: list[dict], path: Path, machine: dict) -> None:
     """Draw the rows that know their kernel and size; the type of the picture is the path's ending."""
     require("matplotlib", extra="plot")

@@ -94,13 +94,13 @@ def row(work: Work, sides: Sides, seconds: dict[str, list[float]], *, judged: bo
     return result
 
 
-_COLUMNS = "{:<62} {:<16} {:>28}  {:>14} {:>6}  {}"
+_COLUMNS = "{:<62} {:<16} {:>28} {:>5}  {:>14} {:>6}  {}"
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
 def header() -> str:
     """The table's first line."""
-    return _COLUMNS.format("work", "", "time [quartiles]", "GB/s of", "ratio", "targets").rstrip()
+    return _COLUMNS.format("work", "", "time [quartiles]", "turns", "GB/s of", "ratio", "targets").rstrip()
 
 
 def lines(row: dict) -> list[str]:
@@ -112,18 +112,22 @@ def lines(row: dict) -> list[str]:
         speed += f" of {row[CEILING]['GB/s']:.3g}"
         share = f"{row['share']:.2f}"
     judged = ", ".join(
-        f"{name} >= {target['at least']:g}: {_JUDGED[target['met']]}" for name, target in row.get("targets", {}).items()
+        f"{name} >= {target['at least']:g}: {_judgement(name, target['met'])}"
+        for name, target in row.get("targets", {}).items()
     )
-    result = [_COLUMNS.format(row["title"], OURS, _time(row[OURS]), speed, share, judged)]
+    result = [_COLUMNS.format(row["title"], OURS, _time(row[OURS]), row["turns"], speed, share, judged)]
     for name, times in row.get("peers", {}).items():
-        result.append(_COLUMNS.format("", name, _time(times), "", f"{times['ratio']:.2f}x", ""))
+        result.append(_COLUMNS.format("", name, _time(times), "", "", f"{times['ratio']:.2f}x", ""))
     for name, reason in row.get("missing", {}).items():
-        result.append(_COLUMNS.format("", name, reason, "", "", ""))
+        result.append(_COLUMNS.format("", name, reason, "", "", "", ""))
     result += [f"    {remark}" for remark in row.get("remarks", ())]
     return [text.rstrip() for text in result]
 
 
-_JUDGED = {True: "met", False: "MISSED", None: "not judged, the peer is missing"}
+def _judgement(name: str, met: bool | None) -> str:
+    if met is None:
+        return f"not judged, the {'ceiling' if name == 'share' else 'peer'} is missing"
+    return "met" if met else "MISSED"
 
 
 def _time(times: dict[str, float]) -> str:
