@@ -45,8 +45,9 @@ def _library() -> ctypes.CDLL:
     try:
         return _compile(*command)
     except (OSError, subprocess.CalledProcessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        raise NoCompilerError(f"is not to be had from {compiler}: {said[-1]}") from error
+        said = (error.strerror or str(error)) if isinstance(error, OSError) else error.stderr
+        reason = said.strip().splitlines() or ["no reason given"]
+        raise NoCompilerError(f"is not to be had from {compiler}: {reason[-1]}") from error
 
 
 @functools.cache
