@@ -91,9 +91,10 @@ def test_a_kernel_without_torch(kernel, monkeypatch):
     assert not sides.peers and reason == "torch is missing: pip install 'fusedstep[bench]'"
 
 
-@pytest.mark.parametrize(
-    "rule", [steps.ADAMW, steps.MOMENTUM, steps.RMSPROP, steps.ADAGRAD], ids=lambda rule: rule.peer
-)
+RULES = [rule for _, rule, _ in kernels._RULES.values() if rule.peer]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.peer} {rule.options}")
 def test_the_function_of_torch_takes_the_step_of_its_optimizer(rule):
     torch = pytest.importorskip("torch")
     pairs = []
