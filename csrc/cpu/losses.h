@@ -19,7 +19,7 @@ void softmax_cross_entropy_rows(const T* logits, const std::int64_t* labels, T* 
     const T* x = logits + row * classes;
     T* e = gradient + row * classes;
     T largest = x[0];
-    for (std::int64_t j = 1; j < classes; ++j) largest = (x[j] > largest) | (x[j] != x[j]) ? x[j] : largest;
+    for (std::int64_t j = 1; j < classes; ++j) largest = ((x[j] > largest) | (x[j] != x[j])) ? x[j] : largest;
     const T shifted = x[labels[row]] - largest;
 #pragma omp simd
     for (std::int64_t j = 0; j < classes; ++j) e[j] = exponential(x[j] - largest);

@@ -78,7 +78,7 @@ FUSEDSTEP_HD double log_(double x) {
   const double value = e * kLn2High - ((half_square - (rest + e * kLn2Low)) - f);
   const double negative = x < 0 ? kNan : value;
   const double finite = x == 0 ? -kInfinity : negative;
-  return (x == kInfinity) | (x != x) ? x : finite;
+  return ((x == kInfinity) | (x != x)) ? x : finite;
 }
 
 // log(1 + x) for x >= 0.
@@ -86,7 +86,7 @@ FUSEDSTEP_HD double log1p_(double x) {
   const double w = 1.0 + x;
   const double rounded = w == 1.0 ? 1.0 : w - 1.0;
   const double value = log_(w) * (x / rounded);
-  return (w == 1.0) | (x == kInfinity) ? x : value;
+  return ((w == 1.0) | (x == kInfinity)) ? x : value;
 }
 
 FUSEDSTEP_HD double tanh_(double x) {

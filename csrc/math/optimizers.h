@@ -94,7 +94,7 @@ struct Root {
 // NaN passes from either side.
 template <class T>
 FUSEDSTEP_HD T larger(T a, T b) {
-  return (a >= b) | (a != a) ? a : b;
+  return ((a >= b) | (a != a)) ? a : b;
 }
 
 // Stands before every rule: multiplier and sign, then L2 or decoupled decay.
