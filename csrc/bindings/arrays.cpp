@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "dlpack.h"
+#include "names.h"
 
 namespace fusedstep {
 namespace {
@@ -61,30 +62,6 @@ bool is_ours(std::int32_t type) {
 
 [[noreturn]] void not_aligned(const Array& array) {
   throw py::value_error(array.label() + " is not aligned in memory; pass numpy.copy(" + array.place() + ")");
-}
-
-// Interned once; never freed, so that the interpreter may end in any order.
-struct Names {
-  PyObject *dlpack, *keywords, *stream_keyword, *version, *no_stream, *exchange_api, *is_neg;
-};
-
-const Names& names() {
-  static const Names instance = [] {
-#if defined(FUSEDSTEP_CUDA_MODULE) && !defined(FUSEDSTEP_CUDA_ON_CPU)
-    PyObject* keywords = py::make_tuple("stream", "max_version").release().ptr();
-    PyObject* stream_keyword = py::make_tuple("stream").release().ptr();
-#else
-    PyObject *keywords = py::make_tuple("max_version").release().ptr(), *stream_keyword = nullptr;
-#endif
-    return Names{PyUnicode_InternFromString("__dlpack__"),
-                 keywords,
-                 stream_keyword,
-                 py::make_tuple(1, 0).release().ptr(),
-                 PyLong_FromLong(-1),
-                 PyUnicode_InternFromString("__dlpack_c_exchange_api__"),
-                 PyUnicode_InternFromString("is_neg")};
-  }();
-  return instance;
 }
 
 // The capsule, or null with a Python error set. On the device stream=-1: we run on the producer's own stream, so that

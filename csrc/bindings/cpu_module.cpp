@@ -4,7 +4,7 @@
 #include "../cpu/parallel.h"
 #include "arrays.h"
 
-PYBIND11_MODULE(_cpu, m, pybind11::mod_gil_not_used()) {
+PYBIND11_MODULE(_cpu, m, pybind11::mod_gil_not_used(), pybind11::multiple_interpreters::per_interpreter_gil()) {
   namespace cpu = fusedstep::cpu;
   namespace py = pybind11;
   cpu::install_fork_handler();

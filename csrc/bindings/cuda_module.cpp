@@ -14,7 +14,8 @@ void bind_emulator(py::module_& m);
 #endif
 
 // Nothing here touches a device: a child that is forked after the import may use CUDA.
-PYBIND11_MODULE(FUSEDSTEP_MODULE_NAME, m, pybind11::mod_gil_not_used()) {
+PYBIND11_MODULE(FUSEDSTEP_MODULE_NAME, m, pybind11::mod_gil_not_used(),
+                pybind11::multiple_interpreters::per_interpreter_gil()) {
   namespace py = pybind11;
   m.doc() = "The kernels on CUDA devices. Private: call `fusedstep.ops`.";
   m.attr("device") = "cuda";

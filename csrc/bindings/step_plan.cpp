@@ -259,19 +259,18 @@ class StepPlan {
   }
 
   bool groups_match(const py::list& groups, std::vector<py::object>& gradients) {
-    static PyObject* const params_key = PyUnicode_InternFromString("params");
-    static PyObject* const grad_key = PyUnicode_InternFromString("grad");
+    const Names& n = names();
     if (groups.size() != group_sizes_.size()) return false;
     auto place = places_.begin();
     for (std::size_t g = 0; g < group_sizes_.size(); ++g) {
       PyObject* group = PyList_GET_ITEM(groups.ptr(), static_cast<Py_ssize_t>(g));
-      PyObject* params = PyDict_Check(group) ? PyDict_GetItemWithError(group, params_key) : nullptr;
+      PyObject* params = PyDict_Check(group) ? PyDict_GetItemWithError(group, n.params) : nullptr;
       if (params == nullptr || !PyList_Check(params)) return false;
       if (PyList_GET_SIZE(params) != static_cast<Py_ssize_t>(group_sizes_[g])) return false;
       for (std::size_t i = 0; i < group_sizes_[g]; ++i, ++place) {
         PyObject* p = PyList_GET_ITEM(params, static_cast<Py_ssize_t>(i));
         if (p != place->param.ptr()) return false;
-        auto gradient = py::reinterpret_steal<py::object>(PyObject_GetAttr(p, grad_key));
+        auto gradient = py::reinterpret_steal<py::object>(PyObject_GetAttr(p, n.grad));
         if (!gradient) throw py::error_already_set();
         if (gradient.is_none() == place->has_gradient) return false;
         if (!place->has_gradient) continue;

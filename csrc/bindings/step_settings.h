@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "names.h"
+
 namespace fusedstep {
 
 namespace py = pybind11;
@@ -35,13 +37,11 @@ class StepSettings {
   void forget() { values_.clear(); }
 
   bool are_those_of(const py::dict& attributes) const {
-    static const py::str *const found_inf = new py::str(interned("found_inf")),
-                                *const grad_scale = new py::str(interned("grad_scale")),
-                                *const before = new py::str(interned("_optimizer_step_pre_hooks")),
-                                *const after = new py::str(interned("_optimizer_step_post_hooks"));
+    const Names& n = names();
     if (values_.empty() || !hold(attributes, values_)) return false;
-    if (!is_none(attributes, *found_inf) || !is_none(attributes, *grad_scale)) return false;  // torch.amp.GradScaler's
-    if (!is_empty(attributes, *before) || !is_empty(attributes, *after)) return false;
+    if (!is_none(attributes, n.found_inf) || !is_none(attributes, n.grad_scale))
+      return false;  // torch.amp.GradScaler's
+    if (!is_empty(attributes, n.pre_hooks) || !is_empty(attributes, n.post_hooks)) return false;
     for (const py::handle each : hooks_) {
       if (PyDict_GET_SIZE(each.ptr()) != 0) return false;
     }
@@ -75,7 +75,7 @@ class StepSettings {
 
   static py::str interned(const char* name) { return py::reinterpret_steal<py::str>(PyUnicode_InternFromString(name)); }
   // Borrowed; null where it is not there.
-  static PyObject* find(const py::dict& dict, const py::object& key) {
+  static PyObject* find(const py::dict& dict, py::handle key) {
     PyObject* value = PyDict_GetItemWithError(dict.ptr(), key.ptr());
     if (value == nullptr && PyErr_Occurred()) throw py::error_already_set();
     return value;
@@ -91,11 +91,11 @@ class StepSettings {
     }
     return true;
   }
-  static bool is_none(const py::dict& dict, const py::str& key) {
+  static bool is_none(const py::dict& dict, py::handle key) {
     PyObject* value = find(dict, key);
     return value == nullptr || value == Py_None;
   }
-  static bool is_empty(const py::dict& dict, const py::str& key) {
+  static bool is_empty(const py::dict& dict, py::handle key) {
     PyObject* value = find(dict, key);
     return value != nullptr && PyDict_Check(value) && PyDict_GET_SIZE(value) == 0;
   }
