@@ -141,8 +141,8 @@ struct DropoutKey {
 template <class P, class S>
 struct StepKernels {
   using A = Arithmetic<P>;
-  // [rule][L2 decay or not]; unused states are null.
-  void (*step[kRuleCount][2])(P* p, const P* g, S* s0, S* s1, S* s2, std::int64_t n, StepScalars<A> s);
+  using StepRange = void (*)(P* p, const P* g, S* s0, S* s1, S* s2, std::int64_t n, StepScalars<A> s);
+  StepRange step[kRuleCount][2];  // [rule][L2 decay or not]; unused states are null
   void (*average)(S* e, const P* p, std::int64_t n, A decay, A gain);
   // Sums of squares of parameters and directions, one a leaf; n values from the start of a leaf. Null without one.
   void (*trust_leaves[kRuleCount])(const P* p, const P* g, const S* s0, const S* s1, std::int64_t n, StepScalars<A> s,

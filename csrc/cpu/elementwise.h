@@ -72,8 +72,10 @@ FUSEDSTEP_HD void prefetch_ahead(const T* p) {
   prefetch_line(p, 2048);
 }
 
+// float and double, a line at a time.
 template <class Rule, bool L2, class P, class S>
-void step_range(P* p, const P* g, S* s0, S* s1, S* s2, std::int64_t n, StepScalars<Arithmetic<P>> s) {
+FUSEDSTEP_NOINLINE void step_lines(P* p, const P* g, S* s0, S* s1, S* s2, std::int64_t n,
+                                   StepScalars<Arithmetic<P>> s) {
   // Loads that cross lines cost up to a third of a step.
   const std::int64_t before = values_before_line(p), head = before < n ? before : n;
   step_span<Rule, L2>(p, g, s0, s1, s2, head, s);
@@ -95,6 +97,49 @@ void step_range(P* p, const P* g, S* s0, S* s1, S* s2, std::int64_t n, StepScala
     if constexpr (Rule::states > 2) s2 += kLine<P>;
   }
   step_span<Rule, L2>(p, g, s0, s1, s2, n, s);
+}
+
+constexpr std::int64_t kWidened = 512;  // values of a half type that are computed on at a time, in the first cache
+
+// The values of an array as float: those themselves, or widened into `buffer`.
+FUSEDSTEP_HD float* widened(float* x, float*, std::int64_t) { return x; }
+template <class T>
+FUSEDSTEP_HD float* widened(const T* x, float* buffer, std::int64_t n) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) buffer[i] = widen(x[i]);
+  return buffer;
+}
+FUSEDSTEP_HD void narrow_into(float*, const float*, std::int64_t) {}  // it was computed on in place
+template <class T>
+FUSEDSTEP_HD void narrow_into(T* x, const float* buffer, std::int64_t n) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) x[i] = narrow<T>(buffer[i]);
+}
+
+// The half types, through float's kernel: an instance for each rule would be two thirds of the module.
+template <class P, class S>
+FUSEDSTEP_NOINLINE void step_halves(StepKernels<float, float>::StepRange step, int states, P* p, const P* g,
+                                    S* const* s, std::int64_t n, const StepScalars<float>& scalars) {
+  alignas(64) float buffers[5][kWidened];
+  for (std::int64_t begin = 0; begin < n; begin += kWidened) {
+    const std::int64_t count = n - begin < kWidened ? n - begin : kWidened;
+    float* state[3]{};
+    for (int k = 0; k < states; ++k) state[k] = widened(s[k] + begin, buffers[2 + k], count);
+    step(widened(p + begin, buffers[0], count), widened(g + begin, buffers[1], count), state[0], state[1], state[2],
+         count, scalars);
+    narrow_into(p + begin, buffers[0], count);
+    for (int k = 0; k < states; ++k) narrow_into(s[k] + begin, buffers[2 + k], count);
+  }
+}
+
+template <class Rule, bool L2, class P, class S>
+void step_range(P* p, const P* g, S* s0, S* s1, S* s2, std::int64_t n, StepScalars<Arithmetic<P>> s) {
+  if constexpr (sizeof(P) == 2) {
+    S* const states[] = {s0, s1, s2};
+    step_halves<P, S>(&step_lines<Rule, L2, float, float>, Rule::states, p, g, states, n, s);
+  } else {
+    step_lines<Rule, L2>(p, g, s0, s1, s2, n, s);
+  }
 }
 
 template <class P, class S>

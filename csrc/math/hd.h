@@ -9,3 +9,10 @@
 #else
 #define FUSEDSTEP_HD inline __attribute__((always_inline))
 #endif
+
+// For what is called through many thunks: in them, it would be there as many times.
+#if defined(_MSC_VER) && !defined(__clang__)
+#define FUSEDSTEP_NOINLINE __declspec(noinline)
+#else
+#define FUSEDSTEP_NOINLINE __attribute__((noinline))
+#endif
