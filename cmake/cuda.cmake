@@ -3,6 +3,12 @@
 if(NOT FUSEDSTEP_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "FUSEDSTEP_CUDA must be AUTO, ON or OFF but is '${FUSEDSTEP_CUDA}'")
 endif()
+if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux" AND NOT FUSEDSTEP_CUDA STREQUAL "OFF")
+  if(FUSEDSTEP_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "FUSEDSTEP_CUDA=ON: the CUDA module is built on Linux alone")
+  endif()
+  set(FUSEDSTEP_CUDA OFF)
+endif()
 if(FUSEDSTEP_CUDA_FROM_PYPI)
   # The wheels of nvcc, nvvm, crt, runtime and cccl share a folder, which has lib where nvcc looks for lib64.
   execute_process(COMMAND ${Python_EXECUTABLE} -c "import nvidia.cu13 as m; print(list(m.__path__)[0])"

@@ -3,6 +3,10 @@
 #include <atomic>
 #include <stdexcept>
 
+#if defined(FUSEDSTEP_X86)
+#include "processor.h"
+#endif
+
 namespace fusedstep {
 
 const Kernels& kernels_baseline();
@@ -24,11 +28,9 @@ struct Candidate {
 std::vector<Candidate> candidates() {
   std::vector<Candidate> list{{"baseline", &kernels_baseline, true}};
 #if defined(FUSEDSTEP_X86)
-  __builtin_cpu_init();
-  list.push_back({"avx2", &kernels_avx2, static_cast<bool>(__builtin_cpu_supports("avx2"))});
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  list.push_back({"avx512", &kernels_avx512, avx512});
+  const Processor has = processor();
+  list.push_back({"avx2", &kernels_avx2, has.avx2});
+  list.push_back({"avx512", &kernels_avx512, has.avx512});
 #endif
   return list;
 }

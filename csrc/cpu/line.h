@@ -5,6 +5,10 @@
 
 #include "../math/hd.h"
 
+#if !defined(__GNUC__) && defined(FUSEDSTEP_SSE2)
+#include <xmmintrin.h>
+#endif
+
 namespace fusedstep {
 namespace {
 
@@ -25,6 +29,8 @@ template <class T>
 FUSEDSTEP_HD void prefetch_line(const T* p, std::uintptr_t bytes = 0) {
 #if defined(__GNUC__)
   __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(p) + bytes));
+#elif defined(FUSEDSTEP_SSE2)
+  _mm_prefetch(reinterpret_cast<const char*>(reinterpret_cast<std::uintptr_t>(p) + bytes), _MM_HINT_T0);
 #else
   (void)p, (void)bytes;
 #endif

@@ -3,11 +3,9 @@
 #include <algorithm>
 #include <atomic>
 
-#if defined(__unix__) || defined(__APPLE__)
+#if defined(_OPENMP) && (defined(__unix__) || defined(__APPLE__))
+#define FUSEDSTEP_THREADS_AND_FORKS
 #include <pthread.h>
-#endif
-
-#if defined(_OPENMP) && defined(__GNUC__)
 // OpenMP 5.0; weak, since older runtimes lack it.
 extern "C" int omp_pause_resource_all(omp_pause_resource_t) __attribute__((weak));
 #endif
@@ -34,14 +32,12 @@ int most_threads() {
 std::atomic<int> threads{0};
 std::atomic<std::int64_t> cutoff{kSerialBytes};
 
-#if defined(_OPENMP) && defined(__GNUC__) && (defined(__unix__) || defined(__APPLE__))
+#if defined(FUSEDSTEP_THREADS_AND_FORKS)
 // libgomp's pool does not survive a fork: the child would wait for threads it does not have. Freed before the fork,
 // the pool is made anew by both. Inside a parallel region the runtime refuses, which is right.
 void before_fork() {
   if (omp_pause_resource_all != nullptr && !omp_in_parallel()) omp_pause_resource_all(omp_pause_soft);
 }
-#else
-void before_fork() {}
 #endif
 
 }  // namespace
@@ -59,7 +55,7 @@ std::int64_t serial_bytes() { return cutoff.load(std::memory_order_relaxed); }
 void set_serial_bytes(std::int64_t bytes) { cutoff.store(bytes, std::memory_order_relaxed); }
 
 void install_fork_handler() {
-#if defined(__unix__) || defined(__APPLE__)
+#if defined(FUSEDSTEP_THREADS_AND_FORKS)
   static const int installed = pthread_atfork(&before_fork, nullptr, nullptr);
   (void)installed;
 #endif

@@ -3,7 +3,9 @@
 
 #include <cstdint>
 
-#if defined(__SSE2__)
+#include "../math/hd.h"
+
+#if defined(FUSEDSTEP_SSE2)
 #include <xmmintrin.h>
 #endif
 #if defined(_OPENMP)
@@ -21,7 +23,7 @@ void install_fork_handler();
 // Kernels run with the default floating-point mode: a caller may have set flush-to-zero, on any thread.
 class DefaultFloatMode {
  public:
-#if defined(__SSE2__)
+#if defined(FUSEDSTEP_SSE2)
   DefaultFloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1F80); }
   ~DefaultFloatMode() { _mm_setcsr(saved_); }
 
@@ -36,6 +38,8 @@ class DefaultFloatMode {
 
  private:
   std::uint64_t saved_;
+#else
+  DefaultFloatMode() {}
 #endif
   DefaultFloatMode(const DefaultFloatMode&) = delete;
   DefaultFloatMode& operator=(const DefaultFloatMode&) = delete;

@@ -7,7 +7,7 @@
 
 #include "../math/philox.h"
 
-#if defined(__GNUC__) && defined(__SSE2__)
+#if defined(__GNUC__) && defined(FUSEDSTEP_SSE2)
 #define FUSEDSTEP_PHILOX_VECTOR
 #include <immintrin.h>
 #elif defined(__GNUC__) && defined(__aarch64__) && defined(__ARM_NEON) && !defined(__AARCH64EB__)
@@ -31,7 +31,7 @@ using PhiloxVector = __m256i;
 FUSEDSTEP_HD PhiloxVector multiply_words(PhiloxVector a, PhiloxVector b) { return _mm256_mul_epu32(a, b); }
 FUSEDSTEP_HD PhiloxVector even_words(PhiloxVector a, PhiloxVector b) { return _mm256_unpacklo_epi64(a, b); }
 FUSEDSTEP_HD PhiloxVector odd_words(PhiloxVector a, PhiloxVector b) { return _mm256_unpackhi_epi64(a, b); }
-#elif defined(__SSE2__)
+#elif defined(FUSEDSTEP_SSE2)
 using PhiloxVector = __m128i;
 FUSEDSTEP_HD PhiloxVector multiply_words(PhiloxVector a, PhiloxVector b) { return _mm_mul_epu32(a, b); }
 FUSEDSTEP_HD PhiloxVector even_words(PhiloxVector a, PhiloxVector b) { return _mm_unpacklo_epi64(a, b); }

@@ -9,7 +9,7 @@
 #include "../math/hd.h"
 #include "line.h"
 
-#if defined(__SSE2__)
+#if defined(FUSEDSTEP_SSE2)
 #include <immintrin.h>
 #endif
 #if defined(__linux__)
@@ -31,7 +31,7 @@ constexpr std::int64_t kStreamPiece = 131072;
 // Whether to stream a result, for launchers. Not into memory that was never written: the system clears such a page when
 // it is first touched, and an ordinary store still finds it in the cache (streaming takes a fifth longer).
 inline bool is_streamed(const void* target, std::int64_t bytes) {
-#if defined(__SSE2__)
+#if defined(FUSEDSTEP_SSE2)
   if (bytes < kStreamBytes) return false;
 #if defined(__linux__)
   const std::uintptr_t page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
@@ -40,6 +40,7 @@ inline bool is_streamed(const void* target, std::int64_t bytes) {
   if (mincore(reinterpret_cast<void*>(middle & ~(page - 1)), 1, &present) != 0) return true;
   return (present & 1) != 0;
 #else
+  (void)target;
   return true;
 #endif
 #else
@@ -50,7 +51,7 @@ inline bool is_streamed(const void* target, std::int64_t bytes) {
 
 // Copies `bytes` from a piece that lies in the cache; whole lines of the target go around it.
 inline void stream_bytes(const char* piece, char* target, std::int64_t bytes) {
-#if defined(__SSE2__)
+#if defined(FUSEDSTEP_SSE2)
   const std::int64_t ahead = -static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(target)) & (kLineBytes - 1);
   const std::int64_t head = ahead < bytes ? ahead : bytes;
   std::memcpy(target, piece, static_cast<std::size_t>(head));
@@ -84,7 +85,7 @@ FUSEDSTEP_HD void stream(const T* piece, T* target, std::int64_t n) {
 
 // Before a task ends that has streamed: what it wrote is then seen before whatever it writes next.
 inline void stream_fence() {
-#if defined(__SSE2__)
+#if defined(FUSEDSTEP_SSE2)
   _mm_sfence();
 #endif
 }

@@ -16,3 +16,8 @@
 #else
 #define FUSEDSTEP_NOINLINE __attribute__((noinline))
 #endif
+
+// SSE2, which MSVC has on x86-64 without a macro that says so.
+#if defined(__SSE2__) || defined(_M_X64)
+#define FUSEDSTEP_SSE2
+#endif
