@@ -1,0 +1,44 @@
+"""The version has one place and an entry in the changelog; workflows are YAML, pinned, and need no secret."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import fusedstep as fs
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))  # none in an sdist
+by_name = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+
+def test_newest_version_of_the_changelog_is_the_packages():
+    entries = re.findall(r"^## \[(.+)\] - (unreleased|\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert entries[0][0] == fs.__version__
+    assert all(date != "unreleased" for _, date in entries[1:])
+
+
+def test_version_has_one_place():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in settings["project"] and settings["project"]["dynamic"] == ["version"]
+    assert settings["tool"]["scikit-build"]["metadata"]["version"]["input"] == "python/fusedstep/__init__.py"
+
+
+@by_name
+def test_workflow_has_jobs_and_few_permissions(path):
+    workflow = pytest.importorskip("yaml").safe_load(path.read_text())
+    assert workflow["jobs"] and workflow["permissions"] in ({}, {"contents": "read"})
+
+
+@by_name
+def test_workflow_needs_no_secret(path):
+    assert not re.search(r"\bsecrets\b", path.read_text())
+
+
+@by_name
+def test_actions_are_pinned(path):
+    used = re.findall(r"uses: (\S+)", path.read_text())
+    assert used and all(re.fullmatch(r"\./\S+|\S+@[0-9a-f]{40}", action) for action in used)
