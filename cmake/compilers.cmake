@@ -11,8 +11,8 @@ check_cxx_source_compiles("#if !defined(__x86_64__) && !defined(_M_X64)\n#error\
 
 if(MSVC)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "MSVC")
-    # /fp:precise contracts before Visual Studio 2022 (19.30), which made that /fp:contract; /fp:strict never does. There
-    # is no flag for errno: a root that stays a call has the same bits. Traps are off by default (/fp:except-).
+    # /fp:precise contracts before Visual Studio 2022 (19.30), which made that /fp:contract; /fp:strict never does.
+    # There is no flag for errno: a root that stays a call has the same bits. Traps are off (/fp:except-).
     set(FUSEDSTEP_NUMERIC_FLAGS /fp:precise)
     if(CMAKE_CXX_COMPILER_VERSION VERSION_LESS 19.30)
       set(FUSEDSTEP_NUMERIC_FLAGS /fp:strict)

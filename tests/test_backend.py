@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
+from fusedstep import backend
 
 BUILT = bool(fs.available_isas())
 built = pytest.mark.skipif(not BUILT, reason="the compiled module is not installed")
+threaded = pytest.mark.skipif(not (BUILT and backend._setup().module.openmp), reason="built without OpenMP")
 
 OURS = ("FUSEDSTEP_BACKEND", "FUSEDSTEP_ISA", "FUSEDSTEP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 BLOCK = "import sys; sys.modules['fusedstep._cpu'] = None\n"
@@ -143,7 +145,7 @@ def test_wrong_backend_without_the_module():
     assert line.startswith("RuntimeError FUSEDSTEP_BACKEND must be one of auto, reference")
 
 
-@built
+@threaded
 @pytest.mark.parametrize("isa", fs.available_isas())
 def test_right_settings(isa):
     told = info(FUSEDSTEP_ISA=isa, FUSEDSTEP_NUM_THREADS="3", FUSEDSTEP_BACKEND="auto")
@@ -295,7 +297,7 @@ worker.join()
     assert run(WATCH + code, "-W", "ignore") == ["loads passive 0", "7"]
 
 
-@built
+@threaded
 def test_the_environment_is_read_at_the_first_call_and_never_again():
     code = """
 import os, fusedstep as fs
@@ -324,7 +326,7 @@ def test_wrong_number_of_threads(n):
     assert fs.get_num_threads() == before
 
 
-@built
+@threaded
 def test_number_of_threads():
     before = fs.get_num_threads()
     try:

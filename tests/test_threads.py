@@ -23,6 +23,7 @@ SIZE = 1_000_003  # well above the size from which kernels use several threads
 TIMEOUT = 30
 
 compiled = pytest.mark.skipif(backend.native() is None, reason="FUSEDSTEP_BACKEND=reference")
+threaded = pytest.mark.skipif(not getattr(backend.native(), "openmp", False), reason="built without OpenMP")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 
 
@@ -71,7 +72,7 @@ def forked() -> tuple[int, int, bytes]:
         child.join()
 
 
-@compiled
+@threaded
 @linux
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_serial_inside_another_parallel_region(tmp_path):
@@ -106,7 +107,7 @@ print(*seen[0], before, count())
     assert after_outside > before_outside, "outside, it uses its threads"
 
 
-@compiled
+@threaded
 @linux
 def test_forked_child_keeps_its_threads():
     expected = step().tobytes()
@@ -121,7 +122,7 @@ def test_forked_child_keeps_its_threads():
     assert thread_count() > 1, "the parent lost its threads"
 
 
-@compiled
+@threaded
 @linux
 def test_fork_from_another_thread():
     results = []
@@ -137,7 +138,7 @@ def test_fork_from_another_thread():
     assert results[0][2] == step().tobytes()
 
 
-@compiled
+@threaded
 @linux
 def test_fork_while_another_thread_runs_kernels():
     step()
@@ -157,7 +158,7 @@ def test_fork_while_another_thread_runs_kernels():
         worker.join()
 
 
-@compiled
+@threaded
 @linux
 def test_child_of_a_child():
     step()

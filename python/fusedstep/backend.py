@@ -162,6 +162,8 @@ def current_stream(array, device: int) -> int:
 def set_num_threads(n: int) -> None:
     """Let kernels use up to `n` threads; small work stays on the calling one. The bits are the same for every n.
 
+    A module built without OpenMP, as the wheels for macOS have it, stays on one thread.
+
     Raises ValueError unless n is a positive integer.
 
     >>> import fusedstep as fs
@@ -203,8 +205,9 @@ def info() -> dict:
     """What is installed and in use, as a dict that JSON can hold.
 
     Keys: version, python, numpy, backend ("cpu" or "reference"), problem (None, or what is wrong with the
-    environment's settings), isa, available_isas, num_threads, openmp, cuda (bool), cuda_devices (list of dicts with
-    name, capability, and memory in bytes), cuda_reason (None, or why there is no CUDA). Asking for it initializes CUDA.
+    environment's settings), isa, available_isas, num_threads, openmp (False where the module was built without it:
+    kernels then run on one thread, to the same bits), cuda (bool), cuda_devices (list of dicts with name, capability,
+    and memory in bytes), cuda_reason (None, or why there is no CUDA). Asking for it initializes CUDA.
 
     >>> import fusedstep as fs
     >>> fs.info()["backend"] in ("cpu", "reference")
