@@ -71,6 +71,11 @@ struct Tile {
   }
 };
 
+// A call, as the division of 64 bits is long code, which would stand in a kernel for each of its values.
+static __device__ __noinline__ std::uint64_t wide_quotient(std::uint64_t dividend, std::uint64_t divisor) {
+  return dividend / divisor;
+}
+
 // Division by a number that is known before the launch: a product for what fits in 31 bits (Granlund & Montgomery
 // 1994, figure 4.1).
 class Divider {
@@ -86,7 +91,7 @@ class Divider {
     factor_ = static_cast<std::uint32_t>(two * ((std::uint64_t{1} << shift_) - divisor_) / divisor_ + 1);
   }
   __device__ __forceinline__ std::int64_t divide(std::int64_t n) const {
-    if (!small_) return static_cast<std::int64_t>(static_cast<std::uint64_t>(n) / divisor_);
+    if (!small_) return static_cast<std::int64_t>(wide_quotient(static_cast<std::uint64_t>(n), divisor_));
     const auto low = static_cast<std::uint32_t>(n);
     return (__umulhi(low, factor_) + low) >> shift_;
   }

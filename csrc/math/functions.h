@@ -44,7 +44,7 @@ FUSEDSTEP_HD double horner(double x, const double (&coefficients)[N]) {
 // 2**n for whole n in [-1022, 1023]: the exponent is shifted into place.
 FUSEDSTEP_HD double power_of_two(double n) { return from_bits(to_bits(n + 1023.0 + kRound) << 52); }
 
-FUSEDSTEP_HD double exp_(double x) {
+FUSEDSTEP_HD_CALL double exp_(double x) {
   constexpr double taylor[] = {1 / 2.0,       1 / 6.0,        1 / 24.0,        1 / 120.0,
                                1 / 720.0,     1 / 5040.0,     1 / 40320.0,     1 / 362880.0,
                                1 / 3628800.0, 1 / 39916800.0, 1 / 479001600.0, 1 / 6227020800.0};
@@ -58,7 +58,7 @@ FUSEDSTEP_HD double exp_(double x) {
   return x != x ? x : value;
 }
 
-FUSEDSTEP_HD double log_(double x) {
+FUSEDSTEP_HD_CALL double log_(double x) {
   constexpr double series[] = {2 / 3.0,  2 / 5.0,  2 / 7.0,  2 / 9.0,  2 / 11.0, 2 / 13.0,
                                2 / 15.0, 2 / 17.0, 2 / 19.0, 2 / 21.0, 2 / 23.0};
   const bool denormal = x < 2.2250738585072014e-308;
@@ -89,7 +89,7 @@ FUSEDSTEP_HD double log1p_(double x) {
   return ((w == 1.0) | (x == kInfinity)) ? x : value;
 }
 
-FUSEDSTEP_HD double tanh_(double x) {
+FUSEDSTEP_HD_CALL double tanh_(double x) {
   constexpr double small_terms[] = {1.0,
                                     -0.3333333333333333,
                                     0.13333333333333003,
@@ -111,7 +111,7 @@ FUSEDSTEP_HD double tanh_(double x) {
   return x != x ? x : value;
 }
 
-FUSEDSTEP_HD double sigmoid_(double x) {
+FUSEDSTEP_HD_CALL double sigmoid_(double x) {
   const double e = exp_(-std::fabs(x));
   const double one = x != x ? x : 1.0;
   return (x < 0 ? e : one) / (1.0 + e);
@@ -137,9 +137,9 @@ FUSEDSTEP_HD double erf_(double x) {
 }
 
 // Absolute error below 8 * 2**-53 * max(1, |x|): far below zero, 1 + erf cancels.
-FUSEDSTEP_HD double gelu_(double x) { return (0.5 * x) * (1.0 + erf_(x * 0.7071067811865476)); }
+FUSEDSTEP_HD_CALL double gelu_(double x) { return (0.5 * x) * (1.0 + erf_(x * 0.7071067811865476)); }
 
-FUSEDSTEP_HD double gelu_gradient_(double x) {
+FUSEDSTEP_HD_CALL double gelu_gradient_(double x) {
   const double density = exp_((-0.5 * x) * x) * 0.3989422804014327;
   return 0.5 * (1.0 + erf_(x * 0.7071067811865476)) + x * density;
 }

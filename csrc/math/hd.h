@@ -4,10 +4,16 @@
 
 #if defined(__CUDACC__)
 #define FUSEDSTEP_HD __host__ __device__ __forceinline__
+#define FUSEDSTEP_HD_CALL static __host__ __device__ __noinline__
 #elif defined(_MSC_VER)
 #define FUSEDSTEP_HD __forceinline
 #else
 #define FUSEDSTEP_HD inline __attribute__((always_inline))
+#endif
+
+// Long code on numbers, which kernels of a GPU call instead of having it once for each value of a thread.
+#if !defined(FUSEDSTEP_HD_CALL)
+#define FUSEDSTEP_HD_CALL FUSEDSTEP_HD
 #endif
 
 // For what is called through many thunks: in them, it would be there as many times.
