@@ -131,10 +131,10 @@ __global__ void __launch_bounds__(kThreads) load_running(BatchNorm<T> call, Chan
   channels.set(c, channel_of(call, c));
 }
 
-template <int V, bool Rows, bool Relu, bool Drop, class T>
+template <int V, bool Rows, class T>
 __global__ void __launch_bounds__(kThreads)
     normalize(const T* x, T* y, std::int64_t n, ChannelIndex channel_index, ChannelArrays<Arithmetic<T>> channels,
-              Dropping<Arithmetic<T>> d) {
+              bool rectifies, bool drops, Dropping<Arithmetic<T>> d) {
   using A = Arithmetic<T>;
   using Values = ChannelValues<V, Rows, A>;
   const std::int64_t begin = tile_begin();
@@ -149,11 +149,11 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int j = 0; j < V; ++j) {
       T& value = tile.packs[r].values[j];
-      value = narrow<T>(batch_norm_value<Relu>(widen(value), mean[j], invstd[j], weight[j], bias[j]));
+      value = narrow<T>(normalized_value(rectifies, widen(value), mean[j], invstd[j], weight[j], bias[j]));
     }
-    if constexpr (!Drop) tile.store_round(y, begin, n, r);
+    if (!drops) tile.store_round(y, begin, n, r);
   }
-  if constexpr (Drop) {
+  if (drops) {
     const TileBits bits(d, begin);
 #pragma unroll
     for (int r = 0; r < tile.rounds; ++r) {
@@ -169,10 +169,8 @@ void run_normalize(const Context& context, const BatchNorm<T>& call, const T* x,
   const std::int64_t n = call.shape.size();
   const bool drops = call.dropout != nullptr;
   const auto d = drops ? dropping<Arithmetic<T>>(*call.dropout) : Dropping<Arithmetic<T>>{};
-  const auto kernel = drops ? (call.relu ? normalize<V, Rows, true, true, T> : normalize<V, Rows, false, true, T>)
-                            : (call.relu ? normalize<V, Rows, true, false, T> : normalize<V, Rows, false, false, T>);
-  run(kernel, "batch norm, normalize", tile_blocks(n), dim3(kThreads), context, x, y, n, ChannelIndex(call.shape),
-      channels, d);
+  run(normalize<V, Rows, T>, "batch norm, normalize", tile_blocks(n), dim3(kThreads), context, x, y, n,
+      ChannelIndex(call.shape), channels, call.relu, drops, d);
 }
 
 }  // namespace

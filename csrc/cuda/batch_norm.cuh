@@ -185,4 +185,16 @@ bool fits_vectors(const ChannelShape& s) {
   return (s.inner == 1 ? s.channels : s.inner) % kVector<T> == 0;
 }
 
+// Whether there is a ReLU is looked up by each thread, the same way in all: kernels with and without would be twice the
+// code.
+template <class A>
+__device__ __forceinline__ A normalized_value(bool relu, A x, A mean, A invstd, A weight, A bias) {
+  return relu ? batch_norm_value<true>(x, mean, invstd, weight, bias)
+              : batch_norm_value<false>(x, mean, invstd, weight, bias);
+}
+template <class A>
+__device__ __forceinline__ A masked(bool relu, A dy, A xhat, A weight, A bias) {
+  return relu ? batch_norm_masked<true>(dy, xhat, weight, bias) : batch_norm_masked<false>(dy, xhat, weight, bias);
+}
+
 }  // namespace fusedstep::cuda

@@ -7,7 +7,7 @@ namespace cuda {
 namespace {
 
 // Sums of t, the gradient behind the ReLU, and of t * xhat over the leaves of a channel's planes.
-template <bool Relu, class Index, class T>
+template <class Index, class T>
 __global__ void __launch_bounds__(kThreads)
     plane_sums(const T* dy, const T* x, BatchNorm<T> call, PlaneSteps<Index> steps, Nodes nodes, Arithmetic<T>* sums_t,
                Arithmetic<T>* sums_t_xhat) {
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int k = 0; k < kLaneValues; ++k) {
       if (k * kLanes + lane_index() >= left) continue;
       const A xhat = normalized(widen(inputs[k]), channel.mean, channel.invstd);
-      const A t = batch_norm_masked<Relu>(widen(gradients[k]), xhat, channel.weight, channel.bias);
+      const A t = masked(call.relu, widen(gradients[k]), xhat, channel.weight, channel.bias);
       sum_t += t;
       sum_product += t * xhat;
     }
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // The same for a leaf of rows.
-template <bool Relu, class T>
+template <class T>
 __global__ void __launch_bounds__(kThreads) row_sums(const T* dy, const T* x, BatchNorm<T> call, Nodes nodes,
                                                      Arithmetic<T>* sums_t, Arithmetic<T>* sums_t_xhat) {
   using A = Arithmetic<T>;
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads) row_sums(const T* dy, const T* x, Ba
       for (int own = 0; own < kOwnLanes; ++own) {
         if (at.row(begin + k, own) >= rows) continue;
         const A xhat = normalized(widen(inputs[k][own]), channel.mean, channel.invstd);
-        const A t = batch_norm_masked<Relu>(widen(gradients[k][own]), xhat, channel.weight, channel.bias);
+        const A t = masked(call.relu, widen(gradients[k][own]), xhat, channel.weight, channel.bias);
         ts[own] += t;
         products[own] += t * xhat;
       }
@@ -96,8 +96,8 @@ template <class Index, class T>
 void run_plane_sums(const Context& context, const BatchNorm<T>& call, const T* dy, const T* x, const Nodes& nodes,
                     Arithmetic<T>* sums_t, Arithmetic<T>* sums_t_xhat) {
   const ChannelShape& s = call.shape;
-  run(call.relu ? plane_sums<true, Index, T> : plane_sums<false, Index, T>, "batch norm backward, sums of planes",
-      node_blocks(s, nodes), node_threads(s), context, dy, x, call, PlaneSteps<Index>(s), nodes, sums_t, sums_t_xhat);
+  run(plane_sums<Index, T>, "batch norm backward, sums of planes", node_blocks(s, nodes), node_threads(s), context, dy,
+      x, call, PlaneSteps<Index>(s), nodes, sums_t, sums_t_xhat);
 }
 
 // A block a channel: merges its nodes, then what follows from its sums.
@@ -126,10 +126,10 @@ __global__ void __launch_bounds__(kThreads)
   channels.mean_t_xhat[c] = sum_t_xhat / n;
 }
 
-template <int V, bool Rows, bool Relu, class T>
+template <int V, bool Rows, class T>
 __global__ void __launch_bounds__(kThreads)
-    input_gradient(const T* dy, const T* x, T* dx, std::int64_t n, bool training, ChannelIndex channel_index,
-                   ChannelArrays<Arithmetic<T>> channels) {
+    input_gradient(const T* dy, const T* x, T* dx, std::int64_t n, bool rectifies, bool training,
+                   ChannelIndex channel_index, ChannelArrays<Arithmetic<T>> channels) {
   using A = Arithmetic<T>;
   using Values = ChannelValues<V, Rows, A>;
   const std::int64_t begin = tile_begin();
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int j = 0; j < V; ++j) {
       T& value = tile.packs[r].values[j];
       const A xhat = normalized(widen(inputs.packs[r].values[j]), mean[j], invstd[j]);
-      const A t = batch_norm_masked<Relu>(widen(value), xhat, weight[j], bias[j]);
+      const A t = masked(rectifies, widen(value), xhat, weight[j], bias[j]);
       value =
           narrow<T>(training ? batch_norm_input_gradient(t, xhat, scale[j], mean_t[j], mean_t_xhat[j]) : scale[j] * t);
     }
@@ -159,9 +159,8 @@ template <int V, bool Rows, class T>
 void run_input_gradient(const Context& context, const BatchNorm<T>& call, const T* dy, const T* x, T* dx,
                         const ChannelArrays<Arithmetic<T>>& channels) {
   const std::int64_t n = call.shape.size();
-  run(call.relu ? input_gradient<V, Rows, true, T> : input_gradient<V, Rows, false, T>,
-      "batch norm backward, input gradient", tile_blocks(n), dim3(kThreads), context, dy, x, dx, n, call.training,
-      ChannelIndex(call.shape), channels);
+  run(input_gradient<V, Rows, T>, "batch norm backward, input gradient", tile_blocks(n), dim3(kThreads), context, dy, x,
+      dx, n, call.relu, call.training, ChannelIndex(call.shape), channels);
 }
 
 }  // namespace
@@ -186,8 +185,8 @@ void batch_norm_backward(const Context& context, const BatchNorm<T>& call, const
     dy = dx;
   }
   if (s.inner == 1) {
-    run(call.relu ? row_sums<true, T> : row_sums<false, T>, "batch norm backward, sums of rows", node_blocks(s, nodes),
-        node_threads(s), context, dy, x, call, nodes, sums_t, sums_t_xhat);
+    run(row_sums<T>, "batch norm backward, sums of rows", node_blocks(s, nodes), node_threads(s), context, dy, x, call,
+        nodes, sums_t, sums_t_xhat);
   } else {
     const auto sums = fits_int32(s) ? run_plane_sums<std::int32_t, T> : run_plane_sums<std::int64_t, T>;
     sums(context, call, dy, x, nodes, sums_t, sums_t_xhat);
