@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -339,3 +340,21 @@ def test_number_of_threads():
         fs.ops.sgd_step(np.ones(3), np.ones(3), lr=0.1)
     finally:
         fs.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("driver", "reason"),
+    [
+        (0, "this machine has no CUDA driver"),
+        (12040, "the CUDA driver is too old: it has CUDA 12.4, and this build needs 13.0; update the NVIDIA driver"),
+        (13000, "cudaErrorSystemDriverMismatch"),
+    ],
+)
+def test_the_driver_is_named_where_it_is_the_reason(monkeypatch, driver, reason):
+    def devices():
+        raise RuntimeError("cudaErrorSystemDriverMismatch")
+
+    module = SimpleNamespace(devices=devices, driver_version=lambda: driver, runtime_version=13000)
+    monkeypatch.setattr(backend, "_load_cuda", lambda: (module, None))
+    assert fs.info()["cuda_reason"] == reason
+    assert fs.info()["cuda"] is False

@@ -236,3 +236,23 @@ def sigmoid_cross_entropy(
 def mean_squared_error(
     output: _Array, target: _Array, weights: _Array | None, total: float, out: _Array, value: _Array | None, /
 ) -> float: ...
+
+class StepPlan:
+    """A whole step of a torch optimizer, checked before and compared with what it was."""
+
+    def __init__(self, method: str, buckets: list[tuple], options: tuple, /) -> None: ...
+    def attach(self, groups: list, state: dict, keys: list, /) -> bool: ...
+    def remember(self, attributes: dict, keys: tuple, hooks: tuple, /) -> None: ...
+    def run_again(self, attributes: dict, /) -> bool: ...
+    def run(self, multiplier: _Number, max_norm: float | None, ema_decay: float, skip: _Array | None, /) -> None: ...
+    def run_attached(
+        self,
+        groups: list,
+        state: dict,
+        options: tuple,
+        multiplier: _Number,
+        max_norm: float | None,
+        ema_decay: float,
+        skip: _Array | None,
+        /,
+    ) -> bool: ...

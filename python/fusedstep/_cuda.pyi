@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ._cpu import StepPlan as StepPlan
 from ._cpu import adadelta_step as adadelta_step
 from ._cpu import adagrad_step as adagrad_step
 from ._cpu import adam_step as adam_step

@@ -147,8 +147,18 @@ def _cuda_devices() -> tuple[list[dict], str | None]:
     try:
         devices = module.devices()
     except RuntimeError as error:
-        return [], "this machine has no CUDA driver" if module.driver_version() == 0 else str(error)
+        return [], _driver_problem(module.driver_version(), module.runtime_version) or str(error)
     return devices, None if devices else "the driver reports no CUDA device"
+
+
+def _driver_problem(driver: int, runtime: int) -> str | None:
+    """What is wrong with a driver for CUDA `driver` beside kernels for `runtime`, 12040 being 12.4; None if nothing."""
+    if driver == 0:
+        return "this machine has no CUDA driver"
+    if driver // 1000 >= runtime // 1000:  # within a major version older drivers run newer kernels
+        return None
+    has, needs = (f"{version // 1000}.{version % 1000 // 10}" for version in (driver, runtime))
+    return f"the CUDA driver is too old: it has CUDA {has}, and this build needs {needs}; update the NVIDIA driver"
 
 
 def current_stream(array, device: int) -> int:

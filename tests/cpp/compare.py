@@ -29,12 +29,9 @@ def hashes(compiler: str, folder: Path) -> str:
         if shutil.which(tool) is None:
             sys.exit(f"there is no {tool}")
     build = folder / compiler
-    subprocess.run(
-        ["cmake", "-S", ROOT, "-B", build, "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_CXX_COMPILER={compiler}"]
-        + ["-DFUSEDSTEP_KERNELS_HASH=ON", "-DFUSEDSTEP_WERROR=ON", *options],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    fixed = ["-DCMAKE_BUILD_TYPE=Release", "-DFUSEDSTEP_KERNELS_HASH=ON", "-DFUSEDSTEP_WERROR=ON"]
+    configure = ["cmake", "-S", ROOT, "-B", build, f"-DCMAKE_CXX_COMPILER={compiler}", *fixed, *options]
+    subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["cmake", "--build", build, "-j2"], check=True, stdout=subprocess.DEVNULL)
     command = [*runner, str(build / "kernels_hash")]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
