@@ -4,7 +4,7 @@
 
 #if defined(__CUDACC__)
 #define FUSEDSTEP_HD __host__ __device__ __forceinline__
-#define FUSEDSTEP_HD_CALL static __host__ __device__ __noinline__
+#define FUSEDSTEP_HD_CALL inline __host__ __device__ __noinline__
 #elif defined(_MSC_VER)
 #define FUSEDSTEP_HD __forceinline
 #else
