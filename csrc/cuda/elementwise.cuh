@@ -72,7 +72,7 @@ struct Tile {
 };
 
 // A call, as the division of 64 bits is long code, which would stand in a kernel for each of its values.
-inline __device__ __noinline__ std::uint64_t wide_quotient(std::uint64_t dividend, std::uint64_t divisor) {
+inline __device__ FUSEDSTEP_NOINLINE std::uint64_t wide_quotient(std::uint64_t dividend, std::uint64_t divisor) {
   return dividend / divisor;
 }
 

@@ -2,9 +2,16 @@
 // headers are compiled once per instruction set, and no copy may be shared between them by the linker.
 #pragma once
 
+// For what is called through many thunks: in them, it would be there as many times.
+#if defined(_MSC_VER) && !defined(__clang__)
+#define FUSEDSTEP_NOINLINE __declspec(noinline)
+#else
+#define FUSEDSTEP_NOINLINE __attribute__((noinline))
+#endif
+
 #if defined(__CUDACC__)
 #define FUSEDSTEP_HD __host__ __device__ __forceinline__
-#define FUSEDSTEP_HD_CALL inline __host__ __device__ __noinline__
+#define FUSEDSTEP_HD_CALL inline __host__ __device__ FUSEDSTEP_NOINLINE
 #elif defined(_MSC_VER)
 #define FUSEDSTEP_HD __forceinline
 #else
@@ -14,13 +21,6 @@
 // Long code on numbers, which kernels of a GPU call instead of having it once for each value of a thread.
 #if !defined(FUSEDSTEP_HD_CALL)
 #define FUSEDSTEP_HD_CALL FUSEDSTEP_HD
-#endif
-
-// For what is called through many thunks: in them, it would be there as many times.
-#if defined(_MSC_VER) && !defined(__clang__)
-#define FUSEDSTEP_NOINLINE __declspec(noinline)
-#else
-#define FUSEDSTEP_NOINLINE __attribute__((noinline))
 #endif
 
 // SSE2, which MSVC has on x86-64 without a macro that says so.
