@@ -117,6 +117,16 @@ def test_out_of_core_by_slices():
     np.testing.assert_allclose(np.cov(pca.transform(x).T), np.eye(30), atol=1e-6)
 
 
+def test_an_offset_in_float32_and_few_components():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1000, 20)).astype(np.float32) + np.float32(1e3)
+    white = fs.sklearn.ZCA().fit_transform(x)
+    np.testing.assert_allclose(np.cov(white.T), np.eye(20), atol=0.01)
+    many = rng.standard_normal((600, 300))
+    first, second = (fs.sklearn.ZCA(10).fit(many).whitening_ for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
 def test_in_cross_validation():
     x, y = load_wine(return_X_y=True)
     result = fs.model_selection.cross_validate(

@@ -12,12 +12,11 @@ from ._extras import require
 from .reference.scalars import check_integer
 
 
-def check_n_jobs(where: str, n_jobs: int | None, blas: int | None) -> None:
-    """Raise for what is no `n_jobs` of joblib's, or no number of threads of the BLAS."""
-    if n_jobs is not None and check_integer(where, "n_jobs", n_jobs, -(2**31)) == 0:
+def check_n_jobs(where: str, n_jobs: int | None, blas: int | None) -> tuple[int | None, int | None]:
+    """Both as plain integers; raise for what is no `n_jobs` of joblib's, or no number of threads of the BLAS."""
+    if n_jobs is not None and (n_jobs := check_integer(where, "n_jobs", n_jobs, -(2**31))) == 0:
         raise ValueError(f"[{where}] 'n_jobs' must be a number of processes, or negative as in joblib, but got 0")
-    if blas is not None:
-        check_integer(where, "blas_threads", blas, 1)
+    return n_jobs, None if blas is None else check_integer(where, "blas_threads", blas, 1)
 
 
 def count_workers(n_jobs: int | None, jobs: int) -> int:

@@ -135,7 +135,7 @@ def cross_validate(
         if transformer is None and not isinstance(samples, Source):
             refuse_nonfinite(where, name, samples)
     metrics = _metrics.resolve(metrics)
-    check_n_jobs(where, n_jobs, blas_threads)
+    n_jobs, blas_threads = check_n_jobs(where, n_jobs, blas_threads)
     if isinstance(trusted, str):
         raise TypeError(f"[{where}] 'trusted' must be a sequence of names but got {trusted!r}")
     kept = None if folder is None else FoldFolder(Path(folder), tuple(trusted))

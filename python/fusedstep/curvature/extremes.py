@@ -41,7 +41,10 @@ class Extremes:
 
     @property
     def definite(self) -> bool:
-        """Whether all curvatures are positive, beyond doubt by the error bound."""
+        """Whether all curvatures are positive, if none lies below the smallest that was found.
+
+        The bound says that there is one near each that was found. Below, one may hide from a large `tol`.
+        """
         return self.smallest > self.smallest_error
 
     @property
@@ -61,15 +64,15 @@ class Extremes:
 
     def __str__(self):
         if self.definite:
-            shape = f"positive definite, condition {self.condition:.4g}"
+            shape = f"is positive definite, condition {self.condition:.4g}"
         elif self.smallest < -self.smallest_error:
-            shape = "indefinite: no condition number" if self.largest > self.largest_error else "negative"
+            shape = "is indefinite: no condition number" if self.largest > self.largest_error else "is negative"
         else:
-            shape = "the smallest cannot be told from 0: no finite condition number"
+            shape = "has a smallest one that cannot be told from 0: no finite condition number"
         return (
             f"curvature from {self.smallest:.4g} (+- {self.smallest_error:.1g}) "
             f"to {self.largest:.4g} (+- {self.largest_error:.1g}), largest stable step {self.stable_step:.4g}; "
-            f"the {self.matrix} is {shape}"
+            f"the {self.matrix} {shape}"
         )
 
 
@@ -77,8 +80,9 @@ def _positions(model, names: Sequence[str] | None):
     """Where the parameters called `names` are in the flat vectors."""
     if names is None:
         return slice(None)
-    if isinstance(names, str):
+    if isinstance(names, str) or not np.iterable(names):
         raise TypeError(f"[extremes] 'parameters' must be a list of names but got {names!r}")
+    names = list(names)
     own, start = {}, 0
     for p in model.parameters():
         own[p.name] = np.arange(start, start + p.array.size)

@@ -22,7 +22,7 @@ def spectrum_ends(
         Takes and gives a float64 vector of length `n`.
     n : int
     tol : float
-        Ends when either bound is at most `tol` times its own value, or what rounding leaves of the larger one.
+        Ends when both bounds are at most `tol` times its own value, or what rounding leaves of the larger one.
     max_products : int
     seed : int
         Of the start vector.
@@ -47,7 +47,9 @@ def spectrum_ends(
         w = product(known[-1])
         alphas[m - 1] = known[-1] @ w
         if not np.isfinite(alphas[m - 1]):
-            raise ValueError("[curvature] the curvature is not finite: the model, the data or the loss holds NaN")
+            raise ValueError(
+                "[curvature] the curvature is not finite: the model, the data or the loss holds NaN or infinity"
+            )
         for _ in range(2):
             w = w - known.T @ (known @ w)
         beta = betas[m - 1] = np.linalg.norm(w)

@@ -53,7 +53,7 @@ class Matrix:
     def __init__(self, model, loss, X, y, *, weights=None, training=True, offset=None):
         if not isinstance(model, Sequential):
             raise TypeError(f"[curvature] 'model' must be a fusedstep.nn.Sequential but got {type(model).__name__}")
-        if not hasattr(loss, "hessian_product"):
+        if isinstance(loss, type) or not hasattr(loss, "hessian_product"):
             raise TypeError(f"[curvature] 'loss' must be a loss of fusedstep.nn but got {loss!r}")
         if not model.n_parameters:
             raise ValueError("[curvature] 'model' has no parameters")

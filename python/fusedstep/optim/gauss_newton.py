@@ -38,7 +38,8 @@ class GaussNewton(Damped):
 
     ``J' H J`` is the generalized Gauss-Newton matrix of the batch (Schraudolph 2002), which is never formed: d comes
     from conjugate gradients on its products with vectors (Martens 2010), each for the price of two gradients. A step
-    that would raise the loss of the batch is not taken, but tried again with ten times the damping.
+    that would raise the loss of the batch, by more than rounding, is not taken, but tried again with ten times the
+    damping.
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ class GaussNewton(Damped):
 
     _method = "GaussNewton"
     _TRIES = 10
-    _LEAST = 1e-30  # from 0 there would be no way back
+    _LEAST, _MOST = 1e-30, 1e30  # from 0 and infinity there would be no way back
 
     def __init__(self, params, lr=1.0, damping=1e-3, weight_decay=0.0, *, cg_max_iter=250, cg_tol=1e-4, **options):
         defaults = {
@@ -99,9 +100,10 @@ class GaussNewton(Damped):
     def _direction(self, matrix, gradient, group):
         decay, lr = group["weight_decay"], self._lr(group)
         if not gradient.any():
-            return None
+            return gradient
+        damping = self.damping
         for _ in range(self._TRIES):
-            shift = self.damping + decay
+            shift = damping + decay
             d, _ = conjugate_gradients(
                 lambda v, shift=shift: matrix @ v + shift * v,
                 gradient,
@@ -109,13 +111,17 @@ class GaussNewton(Damped):
                 tol=group["cg_tol"],
             )
             ratio = self._reduction_ratio(matrix, gradient, -lr * d, decay)
-            if ratio > 0.75:
-                self._damping[...] = max(self._damping / 10, self._LEAST)
-            elif ratio < 0.25:
-                self._damping *= 10
-            if ratio > 0:
+            if ratio is None:
                 return d
-        return None
+            if ratio > 0.75:
+                damping = max(damping / 10, self._LEAST)
+            elif ratio < 0.25:
+                damping = min(damping * 10, self._MOST)
+            if ratio > 0:
+                self._damping[...] = damping
+                return d
+        self._damping[...] = min(10 * self.damping, self._MOST)  # not all that was tried: the next batch is another
+        return np.zeros_like(gradient)
 
 
 class DiagonalGaussNewton(SecondOrder):

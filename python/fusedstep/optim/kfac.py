@@ -62,6 +62,7 @@ class KFAC(Damped):
     _method = "KFAC"
     _LOOK = 5  # steps between two looks at the damping
     _FACTOR = (19 / 20) ** _LOOK
+    _LEAST, _MOST = 1e-30, 1e30
 
     def __init__(
         self,
@@ -103,6 +104,8 @@ class KFAC(Damped):
         scalars.check_range(self._method, "beta", group["beta"], 0, 1)
         scalars.check_integer(self._method, "every", group["every"], 1)
         scalars.check_integer(self._method, "seed", group["seed"], 0, 64)
+        if not isinstance(group["momentum"], bool):
+            raise TypeError(f"[{self._method}] 'momentum' must be True or False but got {group['momentum']!r}")
 
     def _state_views(self):
         views = super()._state_views()
@@ -121,14 +124,14 @@ class KFAC(Damped):
         steps = [proposal] if not (group["momentum"] and self._steps) else [proposal, flat(before)]
         d = _best(matrix, gradient, steps, shift)
         if d is None:
-            return None
+            return np.zeros_like(gradient)
         self._write(before, d)
         if (self._steps + 1) % self._LOOK == 0:
             ratio = self._reduction_ratio(matrix, gradient, -lr * d, decay)
-            if ratio > 0.75:  # 5e-324 is not reached within 2,900 looks
-                self._damping *= self._FACTOR
-            elif ratio < 0.25:
-                self._damping /= self._FACTOR
+            if ratio is not None and ratio > 0.75:
+                self._damping[...] = max(self._damping * self._FACTOR, self._LEAST)
+            elif ratio is not None and ratio < 0.25:
+                self._damping[...] = min(self._damping / self._FACTOR, self._MOST)
         return d
 
     def _look_at(self, matrix, group) -> None:

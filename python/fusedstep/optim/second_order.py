@@ -14,6 +14,9 @@ from ..reference.scalars import check_range
 from .optimizer import Optimizer
 from .runs import zeros_like
 
+_UNSEEN = 1e-12
+"""A change of a loss by less than this share of it says nothing: rounding is some 1e-16 for each of its steps."""
+
 
 class SecondOrder(Optimizer):
     """Base of the optimizers that step along ``C**-1 g``, C a positive definite picture of the loss's curvature.
@@ -30,7 +33,7 @@ class SecondOrder(Optimizer):
         if unknown:
             known = ", ".join([*defaults, "ema_decay", "skip_nonfinite"])
             raise TypeError(f"[{self._method}] has no argument {min(unknown)!r}; it takes {known}")
-        super().__init__(params, {**defaults, "maximize": False}, ema_decay=ema_decay, skip_nonfinite=skip_nonfinite)
+        super().__init__(params, defaults, ema_decay=ema_decay, skip_nonfinite=skip_nonfinite)
         if len(self.param_groups) != 1:
             raise ValueError(f"[{self._method}] takes one group of parameters but got {len(self.param_groups)}")
         if self._scalars is not None:
@@ -48,8 +51,8 @@ class SecondOrder(Optimizer):
             raise ValueError(f"[{self._method}] 'damping' must be above 0: there are directions without curvature")
 
     @abstractmethod
-    def _direction(self, matrix: GaussNewtonMatrix, gradient: np.ndarray, group: dict) -> np.ndarray | None:
-        """What `lr` times is taken off the parameters, a flat float64 vector; None for no step."""
+    def _direction(self, matrix: GaussNewtonMatrix, gradient: np.ndarray, group: dict) -> np.ndarray:
+        """What `lr` times is taken off the parameters, a flat float64 vector, from a finite gradient."""
 
     def step(self, model: Sequential, loss, x, y, weights=None) -> None:
         """Update all parameters from their gradients and from the curvature of the batch these are of.
@@ -79,11 +82,12 @@ class SecondOrder(Optimizer):
         offset = model.random_offset - model._n_dropouts
         matrix = GaussNewtonMatrix(model, loss, x, y, weights=weights, offset=offset)
         gradient = flat(self._grads) + group["weight_decay"] * flat([p.array for p in self._parameters])
-        direction = self._direction(matrix, gradient, group)
-        if direction is not None:
-            self._write(self._direction_views, direction)
-            directions = self._directions[0] if len(self._directions) == 1 else self._directions
-            ops.sgd_step(params, directions, lr=self._lr(group), ema_params=states.get("ema"), ema_decay=decay)
+        if np.isfinite(gradient).all() and math.isfinite(matrix.value):
+            gradient = self._direction(matrix, gradient, group)
+        # Otherwise NaN and infinity go into the parameters, as with every optimizer, and into no state.
+        self._write(self._direction_views, gradient)
+        directions = self._directions[0] if len(self._directions) == 1 else self._directions
+        ops.sgd_step(params, directions, lr=self._lr(group), ema_params=states.get("ema"), ema_decay=decay)
         self._steps += 1
 
     def _views(self, state: str) -> list[np.ndarray]:
@@ -108,21 +112,34 @@ class Damped(SecondOrder):
 
     @property
     def damping(self) -> float:
-        """The damping of the next step; it began at the group's."""
+        """The damping of the next step; the group's is where it began, and changes nothing later."""
         return float(self._damping)
+
+    def _checked(self, state_dict):
+        state, groups = super()._checked(state_dict)
+        name = self._parameters[0].name
+        damping = float(state[name]["damping"])
+        if not (math.isfinite(damping) and damping > 0):
+            raise ValueError(
+                f"[{self._method}] 'damping' of {name!r} must be above 0 but is {damping} in the state dict"
+            )
+        return state, groups
 
     def _state_views(self):
         views = super()._state_views()
         views[self._parameters[0].name]["damping"] = self._damping
         return views
 
-    def _reduction_ratio(self, matrix: GaussNewtonMatrix, gradient: np.ndarray, shift: np.ndarray, decay: float):
+    def _reduction_ratio(self, matrix, gradient: np.ndarray, shift: np.ndarray, decay: float) -> float | None:
         """By how much `shift` lowers the loss, in units of what the quadratic model foretells (Marquardt 1963).
 
-        -inf where the loss is not finite there. Weight decay is part of both.
+        -inf where the loss is not finite there; None where so little is foretold that the loss's rounding hides it.
+        Weight decay is part of both.
         """
         p = flat([p.array for p in self._parameters])
         foretold = -(gradient @ shift + 0.5 * (shift @ (matrix @ shift) + decay * (shift @ shift)))
+        if abs(foretold) <= _UNSEEN * abs(matrix.value):
+            return None
         with np.errstate(over="ignore", invalid="ignore"):
             after = matrix.value_at(shift)
         if not math.isfinite(after) or not foretold > 0:

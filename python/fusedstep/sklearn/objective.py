@@ -30,6 +30,15 @@ class Scaled(Loss):
     def check_target(self, name, target, output_shape):
         self.loss.check_target(name, target, output_shape)
 
+    def hessian_product(self, output, vector, weights=None):
+        return self.loss.hessian_product(output, vector, weights) * self.gradient_factor
+
+    def hessian_diagonal(self, output, weights=None):
+        return self.loss.hessian_diagonal(output, weights) * self.gradient_factor
+
+    def sample_gradients(self, output, rng):
+        return self.loss.sample_gradients(output, rng) * self.gradient_factor**0.5
+
 
 class HalfPoissonDeviance(Loss):
     """``y log(y) - y z - y + exp(z)`` for an output z, the logarithm of what is predicted; summed over the outputs.

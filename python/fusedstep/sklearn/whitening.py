@@ -53,8 +53,9 @@ class ZCA(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def fit(self, X, y=None):
         """Learn mean and whitening matrix from X, ``(n_samples, n_features)``; at least 2 samples."""
+        check_range("ZCA", "eps", self.eps, 0)
         X = validate_data(self, X, dtype=(np.float64, np.float32), ensure_min_samples=2)
-        self.pca_ = PCA(self.n_components).fit(X)
+        self.pca_ = PCA(self.n_components, svd_solver="full").fit(X)  # the others are random or lose digits
         return self._whiten()
 
     def partial_fit(self, X, y=None):
@@ -65,19 +66,19 @@ class ZCA(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             The first slice has fewer samples than features, so that axes would be lost, or `n_components` is a share.
         """
+        check_range("ZCA", "eps", self.eps, 0)
         first = not isinstance(getattr(self, "pca_", None), IncrementalPCA)
         X = validate_data(self, X, dtype=(np.float64, np.float32), reset=first)
         if first:
-            if isinstance(self.n_components, float):
+            if isinstance(self.n_components, (float, str)):
                 raise ValueError("[ZCA] 'n_components' must be an integer or None for partial_fit")
-            if len(X) < (self.n_components or X.shape[1]):
-                raise ValueError(f"[ZCA] the first slice must have at least {X.shape[1]} samples but has {len(X)}")
+            if len(X) < (least := self.n_components or X.shape[1]):
+                raise ValueError(f"[ZCA] the first slice must have at least {least} samples but has {len(X)}")
             self.pca_ = IncrementalPCA(self.n_components)
         self.pca_.partial_fit(X)
         return self._whiten()
 
     def _whiten(self):
-        check_range("ZCA", "eps", self.eps, 0)
         axes, variances = self.pca_.components_, self.pca_.explained_variance_
         self.mean_ = self.pca_.mean_
         least = variances[0] * len(self.mean_) * np.finfo(axes.dtype).eps

@@ -104,7 +104,7 @@ def step_size_sweep(
         check_arrays(name, data, _WHERE)
     lrs, seeds = _check_lrs(lrs), check_seeds(_WHERE, seeds)
     epochs = check_integer(_WHERE, "epochs", epochs, 1)
-    check_n_jobs(_WHERE, n_jobs, blas_threads)
+    n_jobs, blas_threads = check_n_jobs(_WHERE, n_jobs, blas_threads)
     jobs = [(name, lr, seed) for name in optimizers for lr in lrs for seed in seeds]
     workers = count_workers(n_jobs, len(jobs))
     kernels = share_of_threads(workers)
