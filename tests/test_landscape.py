@@ -172,7 +172,15 @@ def test_the_valley_of_rosenbrock_is_found_at_once_and_followed_slowly():
 # -- what a trajectory is
 
 
-METHODS = ["SGD", "Momentum", "Adagrad", "RMSprop", "Adam", "AdamW"]
+SECOND_ORDER = ["DiagonalGaussNewton", "GaussNewton", "KFAC"]
+METHODS = sorted(set(optim.__all__) - {"Optimizer", "schedules", *SECOND_ORDER})
+
+
+@pytest.mark.parametrize("name", SECOND_ORDER)
+def test_second_order_optimizers_are_refused(name):
+    f = landscape.parabola()
+    with pytest.raises(TypeError, match=f"{name}, which needs a model's curvature"):
+        landscape.trajectory(getattr(optim, name), f.f, f.grad, 1.0, 5)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -25,7 +25,7 @@ for beta, (color, dashes) in zip((0.5, 0.9, 0.98), (LINES[2], LINES[0], LINES[1]
     if beta > 0.5:
         start.plot(days, corrected, color=color, linestyle=dashes, linewidth=2.2, label=f"β = {beta}, corrected")
         start.plot(days, raw, color=color, linestyle=dashes, linewidth=1, marker="v", markevery=5, markersize=5)
-        start.plot([], [], color=color, linewidth=1, marker="v", label=f"β = {beta}, from 0")
+        start.plot([], [], color=color, linestyle=dashes, linewidth=1, marker="v", label=f"β = {beta}, from 0")
 
 year.set(title="A long window is smooth and late", xlim=(0, 366), ylim=(-1, 38), xlabel="day of the year")
 start.set(title="Without correction the start is drawn to 0", xlim=(0, 80), ylim=(-1, 23), xlabel="day of the year")

@@ -22,6 +22,7 @@ def quantiles(values, levels: Sequence[float]) -> np.ndarray:
     result = np.empty((len(levels), *ordered.shape[1:]))
     for i, level in enumerate(levels):
         place = level * (len(ordered) - 1)
+        place = round(place) if abs(place - round(place)) < 1e-9 else place  # 0.55 * 100 is a little above 55
         below = int(place)
         weight = place - below
         result[i] = ordered[below] if weight == 0 else (1 - weight) * ordered[below] + weight * ordered[below + 1]

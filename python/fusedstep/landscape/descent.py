@@ -60,8 +60,8 @@ def trajectory(
     Parameters
     ----------
     optimizer : callable
-        One of the classes of `fusedstep.optim`, or a function of the list of parameters that makes an optimizer:
-        ``lambda params: fs.optim.Adam(params, lr=0.1)``.
+        One of the classes of `fusedstep.optim`, not of the second-order ones, or a function of the list of parameters
+        that makes an optimizer: ``lambda params: fs.optim.Adam(params, lr=0.1)``.
     f : callable
         ``f(x) -> float`` with x of the shape and dtype of the start, read-only.
     grad : callable
@@ -107,7 +107,14 @@ def trajectory(
     made = optimizer([parameter])
     if not hasattr(made, "step"):
         raise TypeError(f"[{_WHERE}] 'optimizer' must make an optimizer but made {made!r}")
-    average = made.averages()["x"].reshape(start.shape) if getattr(made, "ema_decay", None) is not None else None
+    if getattr(made, "needs_batch", False):
+        raise TypeError(
+            f"[{_WHERE}] 'optimizer' is {type(made).__name__}, which needs a model's curvature, not f alone"
+        )
+    average = None
+    if getattr(made, "ema_decay", None) is not None:
+        average = made.averages()["x"].reshape(start.shape)
+        average.flags.writeable = False  # a view of its own
     points, values, norms, averages, average_values = [], [], [], [], []
     diverged = False
     with np.errstate(all="ignore"):

@@ -38,7 +38,7 @@ def plot_sweep(sweep: StepSizeSweep, path: str | os.PathLike | None):
         gone = [cell["lr"] for cell in own if not math.isfinite(cell["median"])]
         panel.plot(gone, [0.97] * len(gone), "x", color=color, transform=panel.get_xaxis_transform())
     panel.set(xscale="log", xlabel="step size", ylabel="validation loss after the last epoch")
-    if 0 < lowest < math.inf:
+    if 0 < lowest <= top < math.inf:
         panel.set_yscale("log")
         panel.set_ylim(lowest / 1.3, top * 1.3)
     elif math.isfinite(top):

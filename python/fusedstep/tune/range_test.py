@@ -191,7 +191,8 @@ class _Ramp(Callback):
         self.losses.append(run.batch_loss)
         averages = self.smoothed()
         last, lowest = float(averages[-1]), float(averages.min())
-        self.exploded = not math.isfinite(last) or last > self.explode * lowest
+        # For losses above 0 this is last > explode * lowest; others have no such multiple.
+        self.exploded = not math.isfinite(last) or last > lowest + (self.explode - 1) * abs(lowest)
         if self.exploded or len(self.losses) == len(self.lrs):
             run.stop, run.history.stopped_by = True, _WHERE  # the step of the last loss would be seen by none
             return
