@@ -127,3 +127,16 @@ def test_a_skipped_step_writes_nothing(method):
     params[0].grad.flat[0] = np.inf
     optimizer.step()
     assert bits(params, optimizer)[0] == before and optimizer.skipped == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_layer_that_dies_stays_finite(dtype):
+    """The averages decay until the direction's norm is the smallest there is; the ratio then is the largest."""
+    p = fs.nn.Parameter(np.array([0.5, -0.25, 1.0], dtype), np.full(3, 1e-2, dtype), "p")
+    optimizer = fs.optim.LAMB([p], weight_decay=0.0)
+    optimizer.step()
+    p.grad[...] = 0
+    with np.errstate(under="ignore"):
+        for _ in range(2000):
+            optimizer.step()
+    assert np.isfinite(p.array).all()

@@ -72,11 +72,14 @@ FUSEDSTEP_HD StepScalars<T> fold(const StepOptions& o, double lr, std::uint64_t 
   return s;
 }
 
+constexpr double kLargestRatio = 0x1.fffffep+127;  // of float32: a larger one would be infinite there
+
 // An array's factor from the sums of squares of its parameters and of its direction; NaN stays NaN.
 FUSEDSTEP_HD double trust_ratio(const Trust& t, double parameters, double direction) {
   if (parameters == 0 || direction == 0) return 1;
   const double p = std::sqrt(parameters), d = std::sqrt(direction);
-  return t.coefficient * p / (d + t.decay * p + t.eps);
+  const double ratio = t.coefficient * p / (d + t.decay * p + t.eps);
+  return ratio > kLargestRatio ? kLargestRatio : ratio;
 }
 
 // What the gradients are multiplied by so that their norm is at most max_norm (Pascanu et al. 2013); NaN stays NaN.

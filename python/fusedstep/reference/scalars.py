@@ -242,6 +242,9 @@ def lamb_scalars(step: int, beta1: float, beta2: float, bias_correction: bool) -
     return 1 / (1 - integer_power(beta1, step)), 1 / math.sqrt(1 - integer_power(beta2, step))
 
 
+_LARGEST_RATIO = float.fromhex("0x1.fffffep+127")  # of float32: a larger one would be infinite there
+
+
 def trust_ratio(
     parameters: float, direction: float, coefficient: float = 1.0, decay: float = 0.0, eps: float = 0.0
 ) -> float:
@@ -253,7 +256,8 @@ def trust_ratio(
     if parameters == 0 or direction == 0:
         return 1.0
     p, d = math.sqrt(parameters), math.sqrt(direction)
-    return coefficient * p / (d + decay * p + eps)
+    ratio = coefficient * p / (d + decay * p + eps)
+    return _LARGEST_RATIO if ratio > _LARGEST_RATIO else ratio
 
 
 def dropout_scalars(p: float) -> tuple[int, float]:
