@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from fusedstep import backend, ops
 SIZE = 1_000_003  # well above the size from which kernels use several threads
 TIMEOUT = 30
 
+BUNDLED = (Path(fs.__file__).parent.parent / "fusedstep.libs").is_dir()
 compiled = pytest.mark.skipif(backend.native() is None, reason="FUSEDSTEP_BACKEND=reference")
 threaded = pytest.mark.skipif(not getattr(backend.native(), "openmp", False), reason="built without OpenMP")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
@@ -75,6 +77,7 @@ def forked() -> tuple[int, int, bytes]:
 @threaded
 @linux
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.skipif(BUNDLED, reason="the OpenMP runtime of a repaired wheel is its own")
 def test_serial_inside_another_parallel_region(tmp_path):
     """A caller's own OpenMP region, of the same runtime: the kernel must not open another within it."""
     source, library = tmp_path / "region.cpp", tmp_path / "region.so"
