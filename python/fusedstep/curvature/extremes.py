@@ -11,6 +11,7 @@ import numpy as np
 from .. import _checks
 from ..reference.scalars import check_integer, check_range
 from .lanczos import spectrum_ends
+from .linearization import Linearization
 from .matrices import GaussNewton, Hessian
 
 _MATRICES = {"hessian": Hessian, "gauss_newton": GaussNewton}
@@ -76,17 +77,19 @@ class Extremes:
         )
 
 
-def _positions(model, names: Sequence[str] | None):
+def _positions(at: Linearization, names: Sequence[str] | None):
     """Where the parameters called `names` are in the flat vectors."""
     if names is None:
         return slice(None)
     if isinstance(names, str) or not np.iterable(names):
         raise TypeError(f"[extremes] 'parameters' must be a list of names but got {names!r}")
     names = list(names)
-    own, start = {}, 0
-    for p in model.parameters():
-        own[p.name] = np.arange(start, start + p.array.size)
-        start += p.array.size
+    parts = at.split(np.arange(at.n_parameters))
+    own = {
+        placed.parameters[short].name: part[short].ravel()
+        for placed, part in zip(at.placed, parts, strict=True)
+        for short in part
+    }
     if unknown := [name for name in names if name not in own]:
         raise ValueError(f"[extremes] 'parameters' has {unknown[0]!r}, but the model's are {', '.join(own)}")
     if not names:
@@ -160,7 +163,7 @@ def extremes(
     check_integer("extremes", "max_products", max_products, 1)
     check_integer("extremes", "seed", seed, 0, 64)
     chosen = _MATRICES[matrix](model, loss, X, y, weights=weights, training=training)
-    moving = _positions(model, parameters)
+    moving = _positions(chosen.linearization, parameters)
     whole = np.zeros(chosen.shape[0])
 
     def product(vector):

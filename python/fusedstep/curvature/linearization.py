@@ -54,6 +54,8 @@ class Linearization:
         offset = model.random_offset if offset is None else offset
         options = {"training": training, "seed": model.seed, "offset": offset}
         self.nodes = [make_node(p, v, **options) for p, v in zip(self.placed, values, strict=True)]
+        for node in self.nodes[self.lowest : self.lowest + 1]:
+            node.below = False
         x = as_host(x).astype(np.float64)
         for node in self.nodes:
             x = node.forward(x)
@@ -91,11 +93,23 @@ class Linearization:
 
     def backward(self, dy) -> tuple[list, list[dict]]:
         """The gradient by each node's output, and those by each node's parameters, from that by the model's output."""
-        dys, gradients = [None] * len(self.nodes), [{} for _ in self.nodes]
-        for i in range(len(self.nodes) - 1, self.lowest - 1, -1):
+        dys = [None] * len(self.nodes)
+
+        def one(i, dy):
             dys[i] = dy
-            dy, gradients[i] = self.nodes[i].backward(dy)
-        return dys, gradients
+            return self.nodes[i].backward(dy)
+
+        return dys, self._down(one, dy)
+
+    def _down(self, one, dy) -> list[dict]:
+        """What ``one(i, dy)`` gives for the parameters of each node i, from the last to the lowest that has any.
+
+        It also gives the `dy` of the node below.
+        """
+        gradients: list[dict] = [{} for _ in self.nodes]
+        for i in range(len(self.nodes) - 1, self.lowest - 1, -1):
+            dy, gradients[i] = one(i, dy)
+        return gradients
 
     def gradient(self, dy):
         """``J' dy`` as a flat vector."""
@@ -103,14 +117,8 @@ class Linearization:
 
     def second(self, rxs: list, parts: list[dict], dys: list, rdy):
         """R{} of the flat gradient: what `tangents` and `backward` gave, and R{} of the gradient by the output."""
-        gradients = [{} for _ in self.nodes]
-        for i in range(len(self.nodes) - 1, self.lowest - 1, -1):
-            rdy, gradients[i] = self.nodes[i].second(rxs[i], parts[i], dys[i], rdy)
-        return self.join(gradients)
+        return self.join(self._down(lambda i, rdy: self.nodes[i].second(rxs[i], parts[i], dys[i], rdy), rdy))
 
     def diagonal(self, h):
         """Second derivatives by each parameter, from those by the output, diagonals alone (LeCun et al. 1998)."""
-        gradients = [{} for _ in self.nodes]
-        for i in range(len(self.nodes) - 1, self.lowest - 1, -1):
-            h, gradients[i] = self.nodes[i].diagonal(h)
-        return self.join(gradients)
+        return self.join(self._down(lambda i, h: self.nodes[i].diagonal(h), h))

@@ -25,6 +25,9 @@ Arrays = dict[str, np.ndarray]
 class DenseNode:
     """``y = x W + b``."""
 
+    below = True
+    """Whether a node below asks for what goes to its output; the product for it is as large as that for the weight."""
+
     def __init__(self, placed: Placed, values: Arrays):
         self.weight, self.bias = values["weight"], values.get("bias")
 
@@ -44,16 +47,16 @@ class DenseNode:
         return ry if self.bias is None else ry + v["bias"]
 
     def backward(self, dy):
-        return dy @ self.weight.T, self._gradients(self.x, dy)
+        return dy @ self.weight.T if self.below else None, self._gradients(self.x, dy)
 
     def second(self, rx, v, dy, rdy):
         gradients = self._gradients(self.x, rdy)
         if rx is not None:
             gradients["weight"] += rx.T @ dy
-        return rdy @ self.weight.T + dy @ v["weight"].T, gradients
+        return rdy @ self.weight.T + dy @ v["weight"].T if self.below else None, gradients
 
     def diagonal(self, h):
-        return h @ (self.weight * self.weight).T, self._gradients(self.x * self.x, h)
+        return h @ (self.weight * self.weight).T if self.below else None, self._gradients(self.x * self.x, h)
 
 
 class _Fixed:

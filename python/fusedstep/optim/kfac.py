@@ -143,15 +143,16 @@ class KFAC(Damped):
             array[...] = keep * array + (1 - keep) * batch
 
         for placed, node, g in matrix.samples(generator(group["seed"], "targets", self._steps)):
-            names = {short: parameter.name for short, parameter in placed.parameters.items()}
             if isinstance(placed.layer, Dense):
-                factors = self._factors[names["weight"]]
-                a = np.column_stack([node.x, np.ones(len(node.x))]) if "bias" in names else node.x
+                factors = self._factors[placed.parameters["weight"].name]
+                a = np.column_stack([node.x, np.ones(len(node.x))]) if "bias" in placed.parameters else node.x
                 for side, rows in (("input_factor", a), ("output_factor", g)):
                     average(factors[side], (matrix.shares * rows).T @ rows)
             else:
                 for short, each in node.sample_gradients(g).items():
-                    average(views[names[short]]["curvature"], (matrix.shares * (each * each)).sum(axis=0))
+                    average(
+                        views[placed.parameters[short].name]["curvature"], (matrix.shares * (each * each)).sum(axis=0)
+                    )
 
     def _invert(self, shift: float) -> None:
         for factors in self._factors.values():
@@ -171,8 +172,8 @@ class KFAC(Damped):
                 rows = factors["input_inverse"] @ rows @ factors["output_inverse"]
                 result.append({"weight": rows[: len(part["weight"])], "bias": rows[-1]})
             else:
-                names = {short: parameter.name for short, parameter in placed.parameters.items()}
-                result.append({short: part[short] / (views[names[short]]["curvature"] + shift) for short in part})
+                seen = {short: views[p.name]["curvature"] for short, p in placed.parameters.items()}
+                result.append({short: part[short] / (seen[short] + shift) for short in part})
         return matrix.linearization.join(result)
 
 

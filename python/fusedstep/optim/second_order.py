@@ -72,7 +72,8 @@ class SecondOrder(Optimizer):
             For a model of other parameters, and as the model and the loss raise.
         """
         group, params, _, states = self._calls[0]
-        self._check_group({**group, "lr": self._lr(group)})
+        lr = self._lr(group)
+        self._check_group({**group, "lr": lr})
         if not isinstance(model, Sequential) or list(map(id, model.parameters())) != list(map(id, self._parameters)):
             raise ValueError(f"[{self._method}] must be made for all of model.parameters(), in their order")
         decay = self._decay()
@@ -87,7 +88,7 @@ class SecondOrder(Optimizer):
         # Otherwise NaN and infinity go into the parameters, as with every optimizer, and into no state.
         self._write(self._direction_views, gradient)
         directions = self._directions[0] if len(self._directions) == 1 else self._directions
-        ops.sgd_step(params, directions, lr=self._lr(group), ema_params=states.get("ema"), ema_decay=decay)
+        ops.sgd_step(params, directions, lr=lr, ema_params=states.get("ema"), ema_decay=decay)
         self._steps += 1
 
     def _views(self, state: str) -> list[np.ndarray]:
