@@ -12,6 +12,7 @@ import pytest
 
 import fusedstep as fs
 from fusedstep import backend
+from small_gpu import cuda_module, gpu  # noqa: F401  # fixtures
 
 SEEDS = [1]
 """Schedules of the emulator."""

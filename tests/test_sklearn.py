@@ -24,7 +24,6 @@ from sklearn.preprocessing import StandardScaler
 
 import fusedstep as fs
 from fusedstep.sklearn import MLPClassifier, MLPRegressor
-from test_device_training import cuda_module, gpu  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
