@@ -10,7 +10,7 @@ namespace {
 template <class F, int V, class T>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(const T* x, const T* bias, T* y, std::int64_t n, Divider columns, T slope) {
-  const std::int64_t begin = tile_begin();
+  const std::int64_t begin = Tile<V, T>::begin();
   if (begin >= n) return;
   Tile<V, T> tile;
   tile.load_from(x, begin, n);
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class F, int V, class T>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(const T* dy, const T* saved, T* dx, std::int64_t n, T slope) {
-  const std::int64_t begin = tile_begin();
+  const std::int64_t begin = Tile<V, T>::begin();
   if (begin >= n) return;
   Tile<V, T> tile, outputs;
   tile.load_from(dy, begin, n);
@@ -95,17 +95,18 @@ void forward(const Context& context, const T* x, const T* bias, T* y, std::int64
   const std::int64_t n = rows * columns;
   constexpr int V = kVector<T>;
   const bool vectors = is_aligned(x) && is_aligned(y) && (bias == nullptr || columns % V == 0);
-  run(vectors ? forward_kernel<F, V, T> : forward_kernel<F, 1, T>, "bias and activation", tile_blocks(n),
-      dim3(kThreads), context, x, bias, y, n, Divider(columns, n), slope);
+  run(vectors ? forward_kernel<F, V, T> : forward_kernel<F, 1, T>, "bias and activation",
+      tile_blocks(n, vectors ? V : 1), dim3(kThreads), context, x, bias, y, n, Divider(columns, n), slope);
 }
 
 template <class F, class T>
 void backward(const Context& context, const T* dy, const T* saved, T* dx, T* dbias, std::int64_t rows,
               std::int64_t columns, T slope) {
   if (dbias == nullptr) {
+    constexpr int V = kVector<T>;
     const bool vectors = is_aligned(dy) && is_aligned(saved) && is_aligned(dx);
-    run(vectors ? backward_kernel<F, kVector<T>, T> : backward_kernel<F, 1, T>, "activation backward",
-        tile_blocks(rows * columns), dim3(kThreads), context, dy, saved, dx, rows * columns, slope);
+    run(vectors ? backward_kernel<F, V, T> : backward_kernel<F, 1, T>, "activation backward",
+        tile_blocks(rows * columns, vectors ? V : 1), dim3(kThreads), context, dy, saved, dx, rows * columns, slope);
     return;
   }
   const ChannelShape shape{rows, columns, 1};

@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(kThreads)
               bool rectifies, bool drops, Dropping<Arithmetic<T>> d) {
   using A = Arithmetic<T>;
   using Values = ChannelValues<V, Rows, A>;
-  const std::int64_t begin = tile_begin();
+  const std::int64_t begin = Tile<V, T>::begin();
   if (begin >= n) return;
   Tile<V, T> tile;
   tile.load_from(x, begin, n);
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kThreads)
     if (!drops) tile.store_round(y, begin, n, r);
   }
   if (drops) {
-    const TileBits bits(d, begin);
+    const TileBits<V> bits(d, begin);
 #pragma unroll
     for (int r = 0; r < tile.rounds; ++r) {
       drop_round<false>(tile, r, bits, d);
@@ -169,7 +169,7 @@ void run_normalize(const Context& context, const BatchNorm<T>& call, const T* x,
   const std::int64_t n = call.shape.size();
   const bool drops = call.dropout != nullptr;
   const auto d = drops ? dropping<Arithmetic<T>>(*call.dropout) : Dropping<Arithmetic<T>>{};
-  run(normalize<V, Rows, T>, "batch norm, normalize", tile_blocks(n), dim3(kThreads), context, x, y, n,
+  run(normalize<V, Rows, T>, "batch norm, normalize", tile_blocks(n, V), dim3(kThreads), context, x, y, n,
       ChannelIndex(call.shape), channels, call.relu, drops, d);
 }
 

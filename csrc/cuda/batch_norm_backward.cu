@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kThreads)
                    ChannelIndex channel_index, ChannelArrays<Arithmetic<T>> channels) {
   using A = Arithmetic<T>;
   using Values = ChannelValues<V, Rows, A>;
-  const std::int64_t begin = tile_begin();
+  const std::int64_t begin = Tile<V, T>::begin();
   if (begin >= n) return;
   Tile<V, T> tile, inputs;
   tile.load_from(dy, begin, n);
@@ -159,8 +159,8 @@ template <int V, bool Rows, class T>
 void run_input_gradient(const Context& context, const BatchNorm<T>& call, const T* dy, const T* x, T* dx,
                         const ChannelArrays<Arithmetic<T>>& channels) {
   const std::int64_t n = call.shape.size();
-  run(input_gradient<V, Rows, T>, "batch norm backward, input gradient", tile_blocks(n), dim3(kThreads), context, dy, x,
-      dx, n, call.relu, call.training, ChannelIndex(call.shape), channels);
+  run(input_gradient<V, Rows, T>, "batch norm backward, input gradient", tile_blocks(n, V), dim3(kThreads), context, dy,
+      x, dx, n, call.relu, call.training, ChannelIndex(call.shape), channels);
 }
 
 }  // namespace

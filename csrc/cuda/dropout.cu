@@ -11,11 +11,11 @@ namespace {
 template <int V, bool Relu, class T>
 __global__ void __launch_bounds__(kThreads)
     dropout_kernel(const T* x, T* y, std::int64_t n, Dropping<Arithmetic<T>> d) {
-  const std::int64_t begin = tile_begin();
+  const std::int64_t begin = Tile<V, T>::begin();
   if (begin >= n) return;
   Tile<V, T> tile;
   tile.load_from(x, begin, n);
-  const TileBits bits(d, begin);
+  const TileBits<V> bits(d, begin);
 #pragma unroll
   for (int r = 0; r < tile.rounds; ++r) {
     drop_round<Relu>(tile, r, bits, d);
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kThreads)
 template <int V, class T>
 __global__ void __launch_bounds__(kThreads)
     relu_backward_kernel(const T* dy, const T* y, T* dx, std::int64_t n, Arithmetic<T> scale) {
-  const std::int64_t begin = tile_begin();
+  const std::int64_t begin = Tile<V, T>::begin();
   if (begin >= n) return;
   Tile<V, T> tile, outputs;
   tile.load_from(dy, begin, n);
@@ -100,7 +100,7 @@ void dropout(const Context& context, const T* x, T* y, std::int64_t n, const Dro
   const bool aligned = is_aligned(x) && is_aligned(y);
   const auto kernel = aligned ? (relu ? dropout_kernel<V, true, T> : dropout_kernel<V, false, T>)
                               : (relu ? dropout_kernel<1, true, T> : dropout_kernel<1, false, T>);
-  run(kernel, "dropout", tile_blocks(n), dim3(kThreads), context, x, y, n, d);
+  run(kernel, "dropout", tile_blocks(n, aligned ? V : 1), dim3(kThreads), context, x, y, n, d);
 }
 
 template <class T>
@@ -124,8 +124,9 @@ template <class T>
 void dropout_relu_backward(const Context& context, const T* dy, const T* y, T* dx, std::int64_t n, double p) {
   const auto scale = static_cast<Arithmetic<T>>(dropout_scale(dropout_threshold(p)));
   const bool aligned = is_aligned(dy) && is_aligned(y) && is_aligned(dx);
-  run(aligned ? relu_backward_kernel<kVector<T>, T> : relu_backward_kernel<1, T>, "dropout and ReLU backward",
-      tile_blocks(n), dim3(kThreads), context, dy, y, dx, n, scale);
+  constexpr int V = kVector<T>;
+  run(aligned ? relu_backward_kernel<V, T> : relu_backward_kernel<1, T>, "dropout and ReLU backward",
+      tile_blocks(n, aligned ? V : 1), dim3(kThreads), context, dy, y, dx, n, scale);
 }
 
 void dropout_mask(const Context& context, unsigned char* keep, std::int64_t n, const Dropout& dropout, bool packed) {

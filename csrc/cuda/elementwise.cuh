@@ -32,19 +32,20 @@ __device__ __forceinline__ void store(T* target, const Pack<T, V>& pack) {
 inline bool is_aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % kVectorBytes == 0; }
 
 // A warp's share: lane l has the vectors l, 32 + l, ... of a tile, so that its loads stand side by side and several
-// of them are under way at a time.
-constexpr int kTile = 512;
-constexpr int kTilesPerBlock = kThreads / kWarp;
+// of them are under way at a time: 512 values, fewer of short vectors, as each round is more code.
+constexpr int tile_rounds(int vector) { return vector < 8 ? 4 : 2; }
 
-inline std::int64_t tile_blocks(std::int64_t n) { return ceil_div(n, std::int64_t{kTile} * kTilesPerBlock); }
-
-__device__ __forceinline__ std::int64_t tile_begin() { return global_thread() / kWarp * kTile; }
+inline std::int64_t tile_blocks(std::int64_t n, int vector) {
+  return ceil_div(n, std::int64_t{kThreads} * tile_rounds(vector) * vector);
+}
 
 template <int V, class T>
 struct Tile {
-  static constexpr int rounds = kTile / kWarp / V;
+  static constexpr int rounds = tile_rounds(V), values = kWarp * rounds * V;
   Pack<T, V> packs[rounds];
 
+  // The index of the first value of the warp's tile.
+  __device__ __forceinline__ static std::int64_t begin() { return global_thread() / kWarp * values; }
   // The index of the first value of a round's vector.
   __device__ __forceinline__ static std::int64_t index(std::int64_t begin, int round) {
     return begin + (round * kWarp + lane_index()) * V;

@@ -29,10 +29,13 @@ __device__ __forceinline__ std::uint32_t lane_bits(std::uint64_t low, std::uint6
   return static_cast<std::uint32_t>((k < 4 ? low : high) >> (16 * (k % 4))) & 0xFFFFu;
 }
 
-// The bits of a warp's tile. All lanes of the warp call both functions together.
+// The bits of a warp's tile of vectors of V values. All lanes of the warp call both functions together.
+template <int V>
 class TileBits {
+  static constexpr int kRounds = kLanesPerBlock / V;  // rounds that a Philox block of each lane is enough for
+
  public:
-  static constexpr int kBlocks = kTile / kLanesPerBlock / kWarp;  // Philox blocks a lane makes
+  static constexpr int kBlocks = (tile_rounds(V) + kRounds - 1) / kRounds;  // Philox blocks a lane makes
 
   template <class A>
   __device__ __forceinline__ TileBits(const Dropping<A>& d, std::int64_t begin) {
@@ -43,11 +46,9 @@ class TileBits {
   }
 
   // The Philox block that holds the values of this lane's vector of a round.
-  template <int V>
   __device__ __forceinline__ void of_round(int round, std::uint64_t& low, std::uint64_t& high) const {
-    constexpr int rounds_per_block = kWarp * kLanesPerBlock / (kWarp * V);  // rounds on one Philox block a lane
-    const int b = round / rounds_per_block;
-    const int source = (round % rounds_per_block * kWarp * V + lane_index() * V) / kLanesPerBlock;
+    const int b = round / kRounds;
+    const int source = (round % kRounds * kWarp + lane_index()) * V / kLanesPerBlock;
     low = shuffle(low_[b], source);
     high = shuffle(high_[b], source);
   }
@@ -61,10 +62,10 @@ class TileBits {
 
 // Drops the values of a round of a tile, behind a ReLU where asked. All lanes of the warp take part.
 template <bool Relu, int V, class T>
-__device__ __forceinline__ void drop_round(Tile<V, T>& tile, int round, const TileBits& bits,
+__device__ __forceinline__ void drop_round(Tile<V, T>& tile, int round, const TileBits<V>& bits,
                                            const Dropping<Arithmetic<T>>& d) {
   std::uint64_t low, high;
-  bits.template of_round<V>(round, low, high);
+  bits.of_round(round, low, high);
   const int first = lane_index() * V % kLanesPerBlock;
 #pragma unroll
   for (int j = 0; j < V; ++j) {

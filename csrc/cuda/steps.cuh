@@ -89,15 +89,17 @@ __global__ void __launch_bounds__(kThreads)
   const int thread = static_cast<int>(threadIdx.x);
   const std::int64_t begin = chunk * kChunk<P> + (head > 0 ? head : 0);
   const std::int64_t end = begin + kChunk<P> < a.n ? begin + kChunk<P> : a.n;
-  if (head < 0) {
-    for (std::int64_t i = begin + thread; i < end; i += kThreads) step_vector<Rule, 1>(a, i, s, values);
-    return;
+  // Values from `rest` on, and the array's first ones, take no vectors; in one loop, as the step is long code.
+  std::int64_t rest = begin;
+  if (head >= 0 && begin < end) {
+    constexpr int V = kVector<P>;
+    rest = end - (end - begin) % V;
+    for (std::int64_t i = begin + thread * V; i < rest; i += kThreads * V) step_vector<Rule, V>(a, i, s, values);
   }
-  constexpr int V = kVector<P>;
-  for (std::int64_t i = begin + thread * V; i + V <= end; i += kThreads * V) step_vector<Rule, V>(a, i, s, values);
-  const int rest = end > begin ? static_cast<int>((end - begin) % V) : 0;
-  if (thread < rest) step_vector<Rule, 1>(a, end - rest + thread, s, values);
-  if (chunk == 0 && thread < head) step_vector<Rule, 1>(a, thread, s, values);
+  const int after = rest < end ? static_cast<int>(end - rest) : 0, before = chunk == 0 && head > 0 ? head : 0;
+  for (int k = thread; k < after + before; k += kThreads) {
+    step_vector<Rule, 1>(a, k < after ? rest + k : k - after, s, values);
+  }
 }
 
 template <class P, class S>
