@@ -295,6 +295,18 @@ def test_metrics_from_a_generator():
     assert validate(metrics=["accuracy"]).rows == result.rows
 
 
+def test_each_round_has_a_bar_and_rounds_at_the_same_time_share_one(capsys):
+    joblib = pytest.importorskip("joblib")
+    validate(progress=True, epochs=1)
+    assert "fold 5/5" in capsys.readouterr().err
+    with joblib.parallel_config(backend="threading"):
+        validate(progress=True, epochs=1, n_jobs=2)
+    shown = capsys.readouterr().err
+    assert "5/5" in shown and "fold 5/5" not in shown
+    validate()
+    assert capsys.readouterr().err == ""
+
+
 def test_no_jobs():
     with pytest.raises(ValueError, match="'n_jobs' must be"):
         validate(n_jobs=0)

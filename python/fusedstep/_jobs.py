@@ -44,8 +44,11 @@ def threads(kernels: int | None, blas: int | None) -> Iterator[None]:
         backend.set_num_threads(before)
 
 
-def in_parallel(where: str, run: Callable, jobs: Sequence[tuple], workers: int, *, progress, unit: str) -> Iterator:
-    """``run(*job)`` of each job, in their order, in processes of joblib or wherever a backend in use takes them.
+def run_all(
+    where: str, run: Callable, jobs: Sequence[tuple], n_jobs: int | None, *, progress: bool | str, unit: str
+) -> list:
+    """``run(*job)`` of each job, in their order: one after another in this process where `n_jobs` is None or 1,
+    otherwise in processes of joblib or wherever a backend in use takes them.
 
     Raises
     ------
@@ -54,14 +57,18 @@ def in_parallel(where: str, run: Callable, jobs: Sequence[tuple], workers: int, 
     """
     from tqdm import tqdm
 
-    joblib = require("joblib", extra="sklearn")
+    results = (run(*job) for job in jobs) if n_jobs in (None, 1) else _in_parallel(where, run, jobs, n_jobs)
+    return list(tqdm(results, total=len(jobs), disable=not progress, unit=unit))
+
+
+def _in_parallel(where: str, run: Callable, jobs: Sequence[tuple], n_jobs: int) -> Iterator:
+    joblib, workers = require("joblib", extra="sklearn"), count_workers(n_jobs, len(jobs))
     try:
         parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
     except ValueError:  # processes of multiprocessing, and so Ray's, give all results at once
         parallel = joblib.Parallel(n_jobs=workers)
     try:
-        results = parallel(joblib.delayed(run)(*job) for job in jobs)
-        yield from tqdm(results, total=len(jobs), disable=not progress, unit=unit)
+        yield from parallel(joblib.delayed(run)(*job) for job in jobs)
     except pickle.PicklingError as error:
         raise TypeError(
             f"[{where}] with 'n_jobs' all arguments must be such that they can be pickled, which an HDF5 dataset "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,14 +13,14 @@ import numpy as np
 
 from .. import _checks
 from .. import metrics as _metrics
-from .._jobs import check_n_jobs, count_workers, in_parallel, share_of_threads, threads
+from .._jobs import check_n_jobs, count_workers, run_all, share_of_threads, threads
 from .._training_checks import refuse_nonfinite
 from ..callbacks import Checkpoint
 from ..data.sources import Samples, Source, as_samples, is_on_disk
 from ..reference.scalars import check_integer
 from .folder import FoldFolder
 from .result import CrossValidationResult
-from .rounds import Round, Task, as_list
+from .rounds import Task, as_list
 
 _OWN = ("seed", "resume", "train", "validation")
 
@@ -161,9 +161,11 @@ def cross_validate(
             kept,
             fit_options,
         )
-        jobs = [(k + 1, fold, _fold_seed(seeds)) for k, fold in enumerate(folds)]
+        progress = fit_options.get("progress", True)
+        own = progress and n_jobs in (None, 1)  # whether each round has a bar of its own, or all have one
+        jobs = [(k + 1, fold, _fold_seed(seeds), own and f"fold {k + 1}/{len(folds)}") for k, fold in enumerate(folds)]
         with threads(None, blas_threads):  # rounds in threads of this process put back what others had set
-            rounds = list(_serial(task, jobs) if n_jobs in (None, 1) else _parallel(task, jobs, workers))
+            rounds = run_all(where, task.run, jobs, n_jobs, progress=progress and not own, unit="fold")
     predictions = np.empty((len(X), *rounds[0].outputs.shape[1:]), rounds[0].outputs.dtype)
     for (_, _, test), done in zip(folds, rounds, strict=True):
         predictions[test] = done.outputs
@@ -181,18 +183,6 @@ def cross_validate(
 def _samples(array) -> Samples:
     samples = as_samples(array)
     return Source(samples) if is_on_disk(samples) and samples.ndim > 1 else samples
-
-
-def _serial(task: Task, jobs) -> Iterator[Round]:
-    progress = task.fit_options.get("progress", True)
-    for number, fold, seed in jobs:
-        yield task.run(number, fold, seed, progress and f"fold {number}/{len(jobs)}")
-
-
-def _parallel(task: Task, jobs, workers: int) -> Iterator[Round]:
-    progress = task.fit_options.get("progress", True)
-    jobs = [(*job, False) for job in jobs]  # no bars of their own
-    return in_parallel("cross_validate", task.run, jobs, workers, progress=progress, unit="fold")
 
 
 def _splitter(cv, seeds: np.random.SeedSequence):

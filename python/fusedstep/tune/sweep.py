@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .._jobs import check_n_jobs, count_workers, in_parallel, share_of_threads, threads
+from .._jobs import check_n_jobs, count_workers, run_all, share_of_threads, threads
 from .._quantiles import check_seeds
 from .._training_checks import check_arrays
 from ..callbacks import Callback, Checkpoint, StopOnNaN
@@ -106,16 +106,11 @@ def step_size_sweep(
     epochs = check_integer(_WHERE, "epochs", epochs, 1)
     n_jobs, blas_threads = check_n_jobs(_WHERE, n_jobs, blas_threads)
     jobs = [(name, lr, seed) for name in optimizers for lr in lrs for seed in seeds]
-    workers = count_workers(n_jobs, len(jobs))
-    kernels = share_of_threads(workers)
+    kernels = share_of_threads(count_workers(n_jobs, len(jobs)))
     data = (train, validation)
     task = _Task(make_model, dict(optimizers), loss, *data, kernels, blas_threads, {"epochs": epochs, **fit_options})
     with threads(None, blas_threads):
-        if n_jobs in (None, 1):
-            rows = list(_serial(task, jobs, progress))
-        else:
-            rows = list(in_parallel(_WHERE, task.run, jobs, workers, progress=progress, unit="run"))
-    return StepSizeSweep(rows)
+        return StepSizeSweep(run_all(_WHERE, task.run, jobs, n_jobs, progress=progress, unit="run"))
 
 
 @dataclass
@@ -168,13 +163,6 @@ class _Task:
         given = self.fit_options.get("callbacks", ())
         made = given() if callable(given) else copy.deepcopy(given)
         return [StopOnNaN(), *([made] if isinstance(made, Callback) else made)]
-
-
-def _serial(task: _Task, jobs: list[tuple], progress: bool) -> Iterator[dict]:
-    from tqdm import tqdm
-
-    for job in tqdm(jobs, disable=not progress, unit="run"):
-        yield task.run(*job)
 
 
 def _check(make_model, optimizers, options: dict) -> None:
