@@ -274,6 +274,8 @@ def test_blas_threads_are_set_and_put_back():
         ({"random_state": -1}, ValueError, r"\[cross_validate\] 'random_state' must be in \[0"),
         ({"n_jobs": 2.5}, TypeError, r"\[cross_validate\] 'n_jobs' must be an integer but got 2.5"),
         ({"blas_threads": 0}, ValueError, r"\[cross_validate\] 'blas_threads' must be in \[1"),
+        ({"callbacks": None}, TypeError, r"\[cross_validate\] 'callbacks' must be instances of .* but got None"),
+        ({"callbacks": 3}, TypeError, r"\[cross_validate\] 'callbacks' must be instances of .* but got 3"),
         ({"trusted": "my.Type"}, TypeError, r"\[cross_validate\] 'trusted' must be a sequence of names"),
     ],
 )

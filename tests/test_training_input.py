@@ -50,6 +50,8 @@ DOUBLE = X.astype(np.float64)
         ({"metrics": ["accuracy", accuracy]}, ValueError, "already the name"),
         ({"metrics": ["accuracy"], "validation": None}, ValueError, "'metrics' are computed on validation data"),
         ({"callbacks": [StopOnNaN]}, TypeError, "must be instances"),
+        ({"callbacks": None}, TypeError, r"\[fit\] 'callbacks' must be instances of .* but got None"),
+        ({"callbacks": 3}, TypeError, r"\[fit\] 'callbacks' must be instances of .* but got 3"),
         ({"last": "pad"}, ValueError, "'last' must be one of"),
         ({"seed": -1}, ValueError, "'seed' must be"),
     ],

@@ -71,8 +71,8 @@ def test_the_bits_do_not_depend_on_the_number_of_jobs():
     pytest.importorskip("joblib")
     pytest.importorskip("threadpoolctl")
     before = fs.get_num_threads()
-    serial, parallel = (sweep(blas_threads=1, n_jobs=n).rows for n in (None, 2))
-    assert serial == parallel == sweep(blas_threads=1).rows
+    serial, parallel = (sweep(blas_threads=1, n_jobs=n).rows for n in (None, np.int64(2)))
+    assert serial == parallel == sweep(blas_threads=np.int64(1)).rows
     assert fs.get_num_threads() == before
 
 
@@ -118,6 +118,19 @@ def test_callbacks_are_made_or_copied_for_each_run():
     made = sweep(callbacks=lambda: [EarlyStopping(patience=1)], epochs=8, lrs=[1.0])
     assert copied.rows == made.rows and stop.best_epoch is None
     assert any(row["best_epoch"] < 6 for row in made.rows)
+
+
+def test_callbacks_of_a_generator_are_those_of_all_runs():
+    stop = [EarlyStopping(patience=1)]
+    assert sweep(callbacks=iter(stop), epochs=8, lrs=[1.0]).rows == sweep(callbacks=stop, epochs=8, lrs=[1.0]).rows
+
+
+def test_a_model_of_an_earlier_sweep_is_refused():
+    options = {"lrs": [0.1], "seeds": [1], "epochs": 1, "optimizers": {"SGD": optim.SGD}}
+    model = small.model()
+    sweep(make_model=lambda seed: model, **options)
+    with pytest.raises(ValueError, match="'make_model' returned the same model again"):
+        sweep(make_model=lambda seed: model, **options)
 
 
 def test_a_bar_counts_the_runs(capsys):
@@ -196,14 +209,15 @@ def test_plot_of_a_sweep(tmp_path):
     assert negative.axes[0].get_yscale() == "linear"
 
 
-SAME = small.model()
+SAME = small.model(), small.model()
 
 
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
         ({"make_model": 3}, TypeError, "'make_model' must be a function of the seed but got 3"),
-        ({"make_model": lambda seed: SAME}, ValueError, "'make_model' returned the same model again"),
+        ({"make_model": lambda seed: SAME[0]}, ValueError, "'make_model' returned the same model again"),
+        ({"make_model": lambda seed: SAME[seed]}, ValueError, "'make_model' returned the same model again"),
         ({"optimizers": [optim.SGD]}, TypeError, "'optimizers' must be a dict of names and functions"),
         ({"optimizers": {"SGD": 0.1}}, TypeError, "'optimizers' must be a dict of names and functions"),
         ({"optimizers": {}}, ValueError, "'optimizers' is empty"),
@@ -224,6 +238,12 @@ SAME = small.model()
         ({"resume": "x"}, TypeError, "'resume' is no option of a sweep's runs"),
         ({"callbacks": [Checkpoint("x")]}, ValueError, "all runs would write the same checkpoint"),
         ({"callbacks": Checkpoint("x")}, ValueError, "all runs would write the same checkpoint"),
+        ({"callbacks": lambda: [Checkpoint("x")]}, ValueError, "all runs would write the same checkpoint"),
+        ({"callbacks": lambda: Checkpoint("x")}, ValueError, "all runs would write the same checkpoint"),
+        ({"callbacks": None}, TypeError, "'callbacks' must be instances of .* but got None"),
+        ({"callbacks": 3}, TypeError, "'callbacks' must be instances of .* but got 3"),
+        ({"callbacks": lambda: 3}, TypeError, "'callbacks' must be instances of .* but got 3"),
+        ({"callbacks": [print]}, TypeError, "'callbacks' must be instances of .* but got <built-in"),
     ],
 )
 def test_bad_arguments_of_a_sweep_are_named(options, error, words):

@@ -19,6 +19,7 @@ from ._loop import Progress, averaged, run_epochs
 from ._training_checks import check_arrays, check_finite, check_objects, check_weights, finite_on_disk, try_out
 from ._transfer import batches_ahead
 from .callbacks import Callback, Checkpoint
+from .callbacks.base import as_callbacks
 from .checkpoint import TrainingState
 from .data import MiniBatches
 from .data.memory import check_batch_fits
@@ -191,7 +192,7 @@ def fit(
     measured = _metrics.resolve(metrics)
     check_objects(model, optimizer, loss)
     run = Run(model, optimizer, loss, batches, History(), _columns(held_out is not None, measured))
-    run.callbacks = _in_order(callbacks)
+    run.callbacks = sorted(as_callbacks("fit", callbacks), key=lambda callback: callback.runs_last)
     if measured and held_out is None:
         raise ValueError("[fit] 'metrics' are computed on validation data, but 'validation' is None")
     accumulate = check_integer("fit", "accumulate", accumulate, 1)
@@ -317,14 +318,6 @@ def _judges_averages(validate_averages: bool | None, optimizer, held_out) -> boo
     if validate_averages and not kept:
         raise ValueError("[fit] 'validate_averages' is True but the optimizer keeps none: give it ema_decay=0.999, say")
     return bool(validate_averages)
-
-
-def _in_order(callbacks) -> list[Callback]:
-    callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            raise TypeError(f"[fit] 'callbacks' must be instances of fusedstep.callbacks.Callback but got {callback!r}")
-    return sorted(callbacks, key=lambda callback: callback.runs_last)
 
 
 def _columns(validated: bool, measured: Iterable[str]) -> tuple[str, ...]:

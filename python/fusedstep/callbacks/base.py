@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,3 +53,14 @@ class Callback:
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` gave, after `on_train_begin`."""
+
+
+def as_callbacks(where: str, callbacks) -> list[Callback]:
+    """A list of one callback, or of several."""
+    listed = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
+    for callback in listed:
+        if not isinstance(callback, Callback):
+            raise TypeError(
+                f"[{where}] 'callbacks' must be instances of fusedstep.callbacks.Callback but got {callback!r}"
+            )
+    return listed

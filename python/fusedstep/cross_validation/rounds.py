@@ -13,6 +13,7 @@ import numpy as np
 
 from .._extras import require
 from .._jobs import threads
+from ..callbacks.base import as_callbacks
 from ..data.sources import Samples, Source
 from ..evaluation import evaluate, predict
 from ..history import History
@@ -113,7 +114,7 @@ class Task:
     def _callbacks(self, number: int) -> list:
         callbacks = self.fit_options.get("callbacks", ())
         made = call(callbacks, "callbacks", fold=number) if callable(callbacks) else copy.deepcopy(callbacks)
-        return as_list(made)
+        return as_callbacks("cross_validate", made)
 
 
 def call(make: Callable, name: str, **options):
@@ -138,11 +139,6 @@ def call(make: Callable, name: str, **options):
         raise TypeError(f"[cross_validate] '{name}' is called with {known} but asks for {other[-1]!r}, too")
     taken.pop(first, None)
     return make(options[first], **taken)
-
-
-def as_list(callbacks) -> list:
-    """A list of callbacks from one, or from several."""
-    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
 
 
 def _at(samples: Samples, indices: np.ndarray) -> Samples:

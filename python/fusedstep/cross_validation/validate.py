@@ -16,11 +16,12 @@ from .. import metrics as _metrics
 from .._jobs import check_n_jobs, count_workers, run_all, share_of_threads, threads
 from .._training_checks import refuse_nonfinite
 from ..callbacks import Checkpoint
+from ..callbacks.base import as_callbacks
 from ..data.sources import Samples, Source, as_samples, is_on_disk
 from ..reference.scalars import check_integer
 from .folder import FoldFolder
 from .result import CrossValidationResult
-from .rounds import Task, as_list
+from .rounds import Task
 
 _OWN = ("seed", "resume", "train", "validation")
 
@@ -219,6 +220,7 @@ def _check_options(options: dict) -> None:
         if name in options:
             hint = {"seed": "; use 'random_state'", "resume": "; use 'folder'"}.get(name, "")
             raise TypeError(f"[cross_validate] '{name}' differs from round to round and cannot be given{hint}")
-    callbacks = options.get("callbacks", ())
-    if not callable(callbacks) and any(isinstance(callback, Checkpoint) for callback in as_list(callbacks)):
-        raise ValueError("[cross_validate] all rounds would write the same checkpoint: 'folder' gives each its own")
+    if "callbacks" in options and not callable(options["callbacks"]):
+        options["callbacks"] = as_callbacks("cross_validate", options["callbacks"])
+        if any(isinstance(callback, Checkpoint) for callback in options["callbacks"]):
+            raise ValueError("[cross_validate] all rounds would write the same checkpoint: 'folder' gives each its own")

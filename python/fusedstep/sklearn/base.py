@@ -15,6 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from .._device import as_host
 from ..callbacks import StopOnNaN
+from ..callbacks.base import as_callbacks
 from ..data import MiniBatches
 from ..evaluation import predict
 from ..history import History
@@ -22,7 +23,7 @@ from ..training import fit
 from .convergence import Convergence, InverseScaling
 from .network import WHOLE_RUN, dense_parameters, make_layers, make_model, make_optimizer, starting_values
 from .objective import L2Penalty
-from .parameters import as_callbacks, check_parameters, hidden_layers
+from .parameters import check_parameters, hidden_layers
 
 
 def goes_on(estimator) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from .. import _checks
-from ..callbacks import Callback
+from ..callbacks.base import as_callbacks
 from ..reference.scalars import check_integer, check_range
 from .network import ACTIVATIONS, METHODS, SCHEDULES
 
@@ -60,17 +60,6 @@ def hidden_layers(where: str, sizes) -> list[int]:
     if isinstance(sizes, str) or not isinstance(sizes, Iterable):
         sizes = [sizes]
     return [check_integer(where, "hidden_layer_sizes", size, 1) for size in sizes]
-
-
-def as_callbacks(where: str, callbacks) -> list[Callback]:
-    """A list of one callback, or of several."""
-    listed = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
-    for callback in listed:
-        if not isinstance(callback, Callback):
-            raise TypeError(
-                f"[{where}] 'callbacks' must be instances of fusedstep.callbacks.Callback but got {callback!r}"
-            )
-    return listed
 
 
 def _positive(where: str, name: str, value) -> None:

@@ -6,7 +6,7 @@ import copy
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,15 @@ from .._jobs import check_n_jobs, count_workers, run_all, share_of_threads, thre
 from .._quantiles import check_seeds
 from .._training_checks import check_arrays
 from ..callbacks import Callback, Checkpoint, StopOnNaN
+from ..callbacks.base import as_callbacks
 from ..data import MiniBatches
 from ..reference.scalars import check_integer, check_positive
 from ..training import fit
 from .result import StepSizeSweep
 
 _WHERE = "step_size_sweep"
+_TRAINED: weakref.WeakSet = weakref.WeakSet()
+"""The models of earlier runs in this process: a worker gets a new task with each run, but keeps what modules hold."""
 _OWN = {"seed": "; use 'seeds'", "resume": ""}
 
 
@@ -69,7 +72,7 @@ def step_size_sweep(
         Show a bar of the runs.
     **fit_options
         For `fusedstep.fit`: `batch_size`, ... Callbacks are copied for each run, or made by a function without
-        arguments.
+        arguments; no `Checkpoint`.
 
     Returns
     -------
@@ -105,10 +108,13 @@ def step_size_sweep(
     lrs, seeds = _check_lrs(lrs), check_seeds(_WHERE, seeds)
     epochs = check_integer(_WHERE, "epochs", epochs, 1)
     n_jobs, blas_threads = check_n_jobs(_WHERE, n_jobs, blas_threads)
+    options = {"callbacks": (), **fit_options, "epochs": epochs}
+    if not callable(options["callbacks"]):
+        options["callbacks"] = _callbacks(options["callbacks"])
     jobs = [(name, lr, seed) for name in optimizers for lr in lrs for seed in seeds]
     kernels = share_of_threads(count_workers(n_jobs, len(jobs)))
     data = (train, validation)
-    task = _Task(make_model, dict(optimizers), loss, *data, kernels, blas_threads, {"epochs": epochs, **fit_options})
+    task = _Task(make_model, dict(optimizers), loss, *data, kernels, blas_threads, options)
     with threads(None, blas_threads):
         return StepSizeSweep(run_all(_WHERE, task.run, jobs, n_jobs, progress=progress, unit="run"))
 
@@ -125,21 +131,14 @@ class _Task:
     kernel_threads: int | None
     blas_threads: int | None
     fit_options: dict
-    last_model: Callable = field(default=lambda: None, repr=False)  # a weak reference
-
-    def __getstate__(self):
-        return {**vars(self), "last_model": None}
-
-    def __setstate__(self, state):
-        vars(self).update(state, last_model=lambda: None)
 
     def run(self, name: str, lr: float, seed: int) -> dict:
         """The row of one run."""
         with threads(self.kernel_threads, self.blas_threads), np.errstate(all="ignore"):
             model = self.make_model(seed)
-            if model is self.last_model():  # it would begin where the run before ended
+            if model in _TRAINED:  # it would begin where an earlier run ended
                 raise ValueError(f"[{_WHERE}] 'make_model' returned the same model again")
-            self.last_model = weakref.ref(model)
+            _TRAINED.add(model)
             optimizer = self.optimizers[name](model.parameters(), lr)
             options = self.fit_options | {"callbacks": self._callbacks(), "progress": False, "seed": seed}
             history = fit(model, optimizer, self.loss, self.train, self.validation, **options)
@@ -160,9 +159,8 @@ class _Task:
         }
 
     def _callbacks(self) -> list[Callback]:
-        given = self.fit_options.get("callbacks", ())
-        made = given() if callable(given) else copy.deepcopy(given)
-        return [StopOnNaN(), *([made] if isinstance(made, Callback) else made)]
+        given = self.fit_options["callbacks"]
+        return [StopOnNaN(), *(_callbacks(given()) if callable(given) else copy.deepcopy(given))]
 
 
 def _check(make_model, optimizers, options: dict) -> None:
@@ -177,11 +175,13 @@ def _check(make_model, optimizers, options: dict) -> None:
     for name, hint in _OWN.items():
         if name in options:
             raise TypeError(f"[{_WHERE}] '{name}' is no option of a sweep's runs{hint}")
-    callbacks = options.get("callbacks", ())
-    if not callable(callbacks):
-        several = [callbacks] if isinstance(callbacks, Callback) else callbacks
-        if any(isinstance(callback, Checkpoint) for callback in several):
-            raise ValueError(f"[{_WHERE}] all runs would write the same checkpoint")
+
+
+def _callbacks(callbacks) -> list[Callback]:
+    callbacks = as_callbacks(_WHERE, callbacks)
+    if any(isinstance(callback, Checkpoint) for callback in callbacks):
+        raise ValueError(f"[{_WHERE}] all runs would write the same checkpoint")
+    return callbacks
 
 
 def _check_lrs(lrs) -> list[float]:
