@@ -146,6 +146,7 @@ LOSSES = {
     "gap": {1e-3: 1.0, 1e-2: 9.0, 1e-1: 1.0, 1.0: 0.9},
     "none": dict.fromkeys((1e-3, 1e-2, 1e-1, 1.0), math.inf),
 }
+SHARP = {"sharp": LOSSES["sharp"]}
 
 
 def result(losses=LOSSES):
@@ -186,9 +187,44 @@ def test_json_keeps_every_bit(tmp_path):
     found.to_json(path)
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert tune.StepSizeSweep.from_json(path) == found
-    path.write_text('{"rows": [{"lr": 1}]}')
-    with pytest.raises(ValueError, match=r"sweep\.json: not a sweep"):
+    tune.StepSizeSweep([]).to_json(path)
+    assert tune.StepSizeSweep.from_json(path).rows == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "Expecting value"),
+        ("[]", "it has no list of 'rows'"),
+        ('{"rows": {}}', "it has no list of 'rows'"),
+        ('{"rows": [3]}', "row 0 is 3"),
+        ('{"rows": [{"epoch": 1, "seed": 0, "lr": 1}]}', "row 0 lacks 'optimizer', 'validation_loss', "),
+        ({"optimizer": 3}, "'optimizer' of row 1 must be a name but is 3"),
+        ({"lr": "fast"}, "'lr' of row 1 must be a number but is 'fast'"),
+        ({"lr": 0}, "'lr' of row 1 must be greater than 0 but is 0"),
+        ({"seed": 0.5}, "'seed' of row 1 must be an integer but is 0.5"),
+        ({"validation_loss": "low"}, "'validation_loss' of row 1 must be a number but is 'low'"),
+        ({"best_validation_loss": None}, "'best_validation_loss' of row 1 must be a number but is None"),
+        ({"best_epoch": True}, "'best_epoch' of row 1 must be an integer or null but is True"),
+        ({"diverged": 0}, "'diverged' of row 1 must be true or false but is 0"),
+    ],
+)
+def test_what_is_no_sweep_is_refused(text, words, tmp_path):
+    path = tmp_path / "sweep.json"
+    if isinstance(text, dict):
+        text = json.dumps({"rows": [row | (text if i == 1 else {}) for i, row in enumerate(result(SHARP).rows)]})
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"sweep\.json: not a sweep: {words}"):
         tune.StepSizeSweep.from_json(path)
+
+
+def test_rows_may_come_in_any_order():
+    found, ordered = result(), result()
+    np.random.default_rng(0).shuffle(found.rows)
+    assert found.width(0.5) == {name: ordered.width(0.5)[name] for name in found.optimizers}
+    assert found.best() == {name: ordered.best()[name] for name in found.optimizers}
+    lrs = [cell["lr"] for cell in found.summary() if cell["optimizer"] == "sharp"]
+    assert lrs == sorted(LOSSES["sharp"])
 
 
 def test_plot_of_a_sweep(tmp_path):
@@ -203,10 +239,38 @@ def test_plot_of_a_sweep(tmp_path):
     assert [len(points) for points in crosses] == [1, 1, 0, 4]
     low, high = panel.get_ylim()
     assert low < 0.5 and 9 < high < 20
-    gone = result({"none": LOSSES["none"]}).plot(tmp_path / "gone.png")
-    assert len(gone.axes) == 1
-    negative = result({"SGD": {0.1: -1.0, 1.0: 2.0}}).plot()
-    assert negative.axes[0].get_yscale() == "linear"
+    with pytest.raises(ValueError, match=r"\[StepSizeSweep\] there is no run to draw"):
+        tune.StepSizeSweep([]).plot()
+
+
+def test_plot_of_a_sweep_where_the_median_run_diverged(tmp_path):
+    """No warning; a band is drawn up to where its upper edge is infinite."""
+    pytest.importorskip("matplotlib")
+    (panel,) = result({"none": LOSSES["none"]}).plot(tmp_path / "gone.png").axes
+    *_, crosses = panel.get_lines()
+    assert len(crosses.get_xdata()) == 4
+    rows = result({"SGD": {0.1: 2.0, 1.0: math.inf}}).rows
+    rows += [row | {"seed": 1, "validation_loss": loss} for row, loss in zip(rows, (3.0, 4.0), strict=True)]
+    (panel,) = tune.StepSizeSweep(rows).plot(tmp_path / "half.png").axes
+    line, crosses = panel.get_lines()
+    assert line.get_ydata() == pytest.approx([2.5, math.nan], nan_ok=True) and crosses.get_xdata() == [1.0]
+    edges = panel.collections[0].get_paths()[0].vertices
+    assert np.isfinite(edges).all() and edges[:, 0].max() == 1.0 and edges[:, 1].max() > 10 * panel.get_ylim()[1]
+    (panel,) = tune.StepSizeSweep([row for row in rows if row["lr"] == 1.0]).plot(tmp_path / "lower.png").axes
+    assert len(panel.collections[0].get_paths()) == 1
+
+
+@pytest.mark.parametrize(
+    ("losses", "low", "high"),
+    [((-1.0, 2.0), -1.15, 2.15), ((-1.0, -2.0), -2.05, -0.95), ((0.0, 2.0), -0.1, 2.1), ((0.0, 0.0), -1, 1)],
+)
+def test_plot_of_a_sweep_with_losses_that_are_not_positive(losses, low, high, tmp_path):
+    pytest.importorskip("matplotlib")
+    found = result({"SGD": {0.1: losses[0], 1.0: losses[1], 10.0: math.inf}})
+    (panel,) = found.plot(tmp_path / "sweep.png").axes
+    line = panel.get_lines()[0]
+    assert panel.get_yscale() == "linear" and panel.get_ylim() == pytest.approx((low, high))
+    assert line.get_ydata() == pytest.approx([*losses, math.nan], nan_ok=True)
 
 
 SAME = small.model(), small.model()

@@ -21,16 +21,18 @@ _RAW = "#999999"
 
 def plot_sweep(sweep: StepSizeSweep, path: str | os.PathLike | None):
     """See `StepSizeSweep.plot`."""
+    if not sweep.rows:
+        raise ValueError("[StepSizeSweep] there is no run to draw")
     figure, panel = _figure()
     cells = sweep.summary()
-    lowest = min((cell["lower"] for cell in cells), default=math.inf)
-    top = _top([cell["median"] for cell in cells], lowest)
+    scale, bottom, top = _loss_axis(cells)
+    # An infinite edge is drawn beyond the panel's upper one, otherwise the band would end before it.
+    beyond = top + 1e3 * (top - bottom)
     for name, (color, dashes) in zip(sweep.optimizers, cycle(LINES), strict=False):
         own = [cell for cell in cells if cell["optimizer"] == name]
         lrs = [cell["lr"] for cell in own]
-        # An infinite edge is drawn beyond the panel's upper one, otherwise the band would end before it.
         lower, median, upper = (
-            np.minimum([cell[which] for cell in own], 1e3 * top) for which in ("lower", "median", "upper")
+            np.minimum([cell[which] for cell in own], beyond) for which in ("lower", "median", "upper")
         )
         panel.fill_between(lrs, lower, upper, color=color, alpha=0.18, linewidth=0)
         finite = [math.isfinite(cell["median"]) for cell in own]
@@ -38,11 +40,7 @@ def plot_sweep(sweep: StepSizeSweep, path: str | os.PathLike | None):
         gone = [cell["lr"] for cell in own if not math.isfinite(cell["median"])]
         panel.plot(gone, [0.97] * len(gone), "x", color=color, transform=panel.get_xaxis_transform())
     panel.set(xscale="log", xlabel="step size", ylabel="validation loss after the last epoch")
-    if 0 < lowest <= top < math.inf:
-        panel.set_yscale("log")
-        panel.set_ylim(lowest / 1.3, top * 1.3)
-    elif math.isfinite(top):
-        panel.set_ylim(top=top + 0.05 * abs(top))
+    panel.set(yscale=scale, ylim=(bottom, top))
     return _finished(figure, panel, path)
 
 
@@ -59,16 +57,20 @@ def plot_range_test(test: RangeTest, path: str | os.PathLike | None):
     finite = test.smoothed[np.isfinite(test.smoothed)]
     if len(finite):
         room = 0.1 * (finite.max() - finite.min()) or 1.0
-        panel.set_ylim(finite.min() - room, min(finite.max(), 2 * finite[0] + room) + room)
+        panel.set_ylim(finite.min() - room, min(finite.max(), finite[0] + abs(finite[0]) + room) + room)
     return _finished(figure, panel, path)
 
 
-def _top(medians: list[float], lowest: float) -> float:
-    """The largest loss that is shown: one far beyond the others is as good as infinite."""
-    finite = [value for value in medians if math.isfinite(value)]
-    if not finite:
-        return math.inf
-    return min(max(finite), 1e3 * lowest) if lowest > 0 else max(finite)
+def _loss_axis(cells: list[dict]) -> tuple[str, float, float]:
+    """Scale and ends of the axis of the losses: one far beyond the others is as good as infinite."""
+    lower, medians = ([cell[which] for cell in cells if math.isfinite(cell[which])] for which in ("lower", "median"))
+    if not lower:
+        return "linear", 0.0, 1.0
+    lowest, highest = min(lower), max(medians or lower)
+    if lowest > 0:
+        return "log", lowest / 1.3, min(highest, 1e3 * lowest) * 1.3
+    room = 0.05 * (highest - lowest) or 1.0
+    return "linear", lowest - room, highest + room
 
 
 def _figure():

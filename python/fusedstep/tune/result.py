@@ -13,6 +13,16 @@ from ..history import from_json_value, to_json_value
 from ..reference.scalars import check_finite, check_range
 
 _LOSSES = ("validation_loss", "best_validation_loss")
+_NOT_FINITE = ("inf", "-inf", "nan")  # as `to_json` writes them
+_KINDS = {
+    "optimizer": (str, "a name"),
+    "lr": ((int, float), "a number"),
+    "seed": (int, "an integer"),
+    **dict.fromkeys(_LOSSES, ((int, float), "a number")),
+    "best_epoch": ((int, type(None)), "an integer or null"),
+    "diverged": (bool, "true or false"),
+}
+"""What a row is made of: the types, and what a message calls them."""
 
 
 @dataclass(repr=False)
@@ -59,13 +69,15 @@ class StepSizeSweep:
         Returns
         -------
         list of dict
-            Rows with `optimizer`, `lr`, `lower`, `median`, `upper` and `diverged`, a share.
+            Rows with `optimizer`, `lr`, `lower`, `median`, `upper` and `diverged`, a share; optimizers in the order
+            they were given, step sizes that rise.
         """
         levels = check_levels("StepSizeSweep", quantiles)
-        cells: dict[tuple, list[dict]] = {}
+        cells: dict[str, dict[float, list[dict]]] = {}
         for row in self.rows:
-            cells.setdefault((row["optimizer"], row["lr"]), []).append(row)
-        return [_summary(*key, rows, levels) for key, rows in cells.items()]
+            cells.setdefault(row["optimizer"], {}).setdefault(row["lr"], []).append(row)
+        # Of rows in whatever order: `width` and `plot` go from one step size to the next.
+        return [_summary(name, lr, own[lr], levels) for name, own in cells.items() for lr in sorted(own)]
 
     def best(self) -> dict[str, dict | None]:
         """For each optimizer the row of `summary` with the lowest median; None where every step size diverged."""
@@ -110,6 +122,8 @@ class StepSizeSweep:
         ------
         ImportError
             matplotlib is missing.
+        ValueError
+            There is no run.
         """
         from .drawing import plot_sweep
 
@@ -122,13 +136,15 @@ class StepSizeSweep:
 
     @classmethod
     def from_json(cls, path: str | os.PathLike) -> StepSizeSweep:
-        """Read what `to_json` wrote; ValueError naming the path where it is no sweep."""
+        """Read what `to_json` wrote; ValueError naming the path, and what is wrong, where it is no sweep."""
         try:
             with open(path, encoding="utf-8") as file:
-                rows = json.load(file)["rows"]
-            return cls([row | {name: from_json_value(row[name]) for name in _LOSSES} for row in rows])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{os.fspath(path)}: not a sweep: {error!r}") from error
+                data = json.load(file)
+            if not isinstance(data, dict) or not isinstance(data.get("rows"), list):
+                raise ValueError("it has no list of 'rows'")
+            return cls([_read(number, row) for number, row in enumerate(data["rows"])])
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: not a sweep: {error}") from error
 
     def __repr__(self) -> str:
         cells = self.summary()
@@ -138,6 +154,22 @@ class StepSizeSweep:
         texts = ([cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
         names = [line[0].ljust(widths[0]) for line in lines]
         return "\n".join("  ".join([name, *text[1:]]) for name, text in zip(names, texts, strict=True))
+
+
+def _read(number: int, row) -> dict:
+    """A row as it was before `to_json`; ValueError for what a sweep has no row of."""
+    if not isinstance(row, dict):
+        raise ValueError(f"row {number} is {row!r}")
+    if missing := [name for name in _KINDS if name not in row]:
+        raise ValueError(f"row {number} lacks {', '.join(map(repr, missing))}")
+    row = row | {name: from_json_value(row[name]) for name in _LOSSES if row[name] in _NOT_FINITE}
+    for name, (kinds, described) in _KINDS.items():
+        # true is an int to Python
+        if not isinstance(row[name], kinds) or (isinstance(row[name], bool) and kinds is not bool):
+            raise ValueError(f"{name!r} of row {number} must be {described} but is {row[name]!r}")
+    if not 0 < row["lr"] < math.inf:
+        raise ValueError(f"'lr' of row {number} must be greater than 0 but is {row['lr']!r}")
+    return row
 
 
 def _summary(optimizer: str, lr: float, rows: list[dict], levels) -> dict:
