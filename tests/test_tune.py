@@ -358,7 +358,7 @@ def test_the_suggestion_is_a_step_size_that_trains():
     largest = np.linalg.eigvalsh(2 / len(X) * X.T @ X).max()
     assert 0.01 < found.suggestion < 2 / largest < found.lrs[-1]
     assert found.suggestion == found.steepest
-    lowest = found.lrs[found.smoothed.argmin()]
+    lowest = found.lrs[found.smoothed.argmin() - found.lag]
     assert found.tenth_of_minimum == pytest.approx(lowest / 10)
     for lr in (found.suggestion, found.tenth_of_minimum):
         model = linear()
@@ -366,6 +366,28 @@ def test_the_suggestion_is_a_step_size_that_trains():
         history = fs.fit(model, optimizer, MSE, (X, y), epochs=30, batch_size=32, progress=False)
         assert history.rows[-1]["train_loss"] < 0.01 * found.losses[0]
     assert repr(found).startswith("RangeTest(") and "suggestion 0." in repr(found)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.95])
+def test_the_lag_of_the_average_is_taken_off(beta):
+    """What is suggested is where the losses themselves fall most, and are lowest, not where their average does."""
+    steps, place = 600, 300
+    batch, lrs = np.arange(steps) - place, np.geomspace(1e-6, 10, steps)
+
+    def found(losses):
+        smoothed = fs.ops.ewma(losses, beta, bias_correction=True)
+        return tune.RangeTest(lrs, losses, smoothed, False, round(1 / (1 - beta)))
+
+    steepest = np.searchsorted(lrs, found(-np.tanh(batch / 60)).suggestion)
+    assert abs(steepest - place) <= 3
+    assert found(batch**2.0).tenth_of_minimum == pytest.approx(lrs[place] / 10)
+    with_lag = range_test(beta=beta, steps=20)
+    assert with_lag.lag == round(beta / (1 - beta)) and with_lag.window == with_lag.lag + 1
+
+
+def test_more_steps_move_the_suggestion_down():
+    few, many = (range_test(steps=steps).suggestion for steps in (50, 400))
+    assert many < few
 
 
 def test_nothing_is_suggested_where_the_loss_never_falls():
@@ -445,9 +467,38 @@ def test_plot_of_a_range_test(tmp_path):
     (panel,) = found.plot(tmp_path / "range.png").axes
     assert (tmp_path / "range.png").stat().st_size > 10_000 and panel.get_xscale() == "log"
     labels = [text.get_text() for text in panel.get_legend().get_texts()]
-    assert labels[:2] == ["each batch", "smoothed"] and labels[2] == f"steepest descent: {found.steepest:.2g}"
+    assert (
+        labels[:2] == ["each batch", "smoothed, 9 batches late"]
+        and labels[2] == f"steepest descent: {found.steepest:.2g}"
+    )
     nothing = tune.RangeTest(np.array([0.1, 1.0]), np.array([1.0, np.inf]), np.array([1.0, np.inf]), True)
     assert len(nothing.plot(tmp_path / "nothing.png").axes[0].get_legend().get_texts()) == 2
+
+
+def less(offset):
+    """The squared error less a number, which may make it negative; its gradients are the same."""
+
+    def loss(output, target, weights=None):
+        value, gradient = MSE(output, target, weights)
+        return value - offset, gradient
+
+    return loss
+
+
+def test_of_losses_that_are_negative(tmp_path):
+    pytest.importorskip("matplotlib")
+    model = linear()
+    arguments = model, optim.SGD(model.parameters()), less(100.0), regression(256)
+    found = tune.lr_range_test(*arguments, batch_size=32, stop=1.0)
+    assert (found.losses < 0).all() and not found.exploded
+    assert found.losses == pytest.approx(range_test(stop=1.0, explode=1e9).losses - 100, abs=1e-4)
+    (panel,) = found.plot(tmp_path / "negative.png").axes
+    low, high = panel.get_ylim()
+    assert low < found.smoothed.min() < found.smoothed[0] < high
+    gone = tune.lr_range_test(*arguments, batch_size=32, stop=1e3)
+    assert gone.exploded and gone.smoothed[-1] > 2 * 100 and (gone.smoothed[:-1] <= 2 * 100).all()
+    low, high = gone.plot().axes[0].get_ylim()
+    assert low < gone.smoothed[0] < high
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ test = fs.tune.lr_range_test(*network(0.1), loss, train, start=1e-5, batch_size=
 print(test)
 figure, (ramp, runs) = new(1, 2, width=10, height=4.4)
 ramp.plot(test.lrs, test.losses, color=GRAY, linewidth=0.8, label="each batch")
-ramp.plot(test.lrs, test.smoothed, color=BLACK, linewidth=1.8, label="smoothed")
+label = f"smoothed, {test.lag} batches late"
+ramp.plot(test.lrs, test.smoothed, color=BLACK, linewidth=1.8, label=label)
 factors = (("a hundredth", 0.01), ("suggestion", 1), ("30 times", 30))
 for (name, factor), (color, dashes) in zip(factors, LINES, strict=False):
     lr = factor * test.suggestion
@@ -34,6 +35,5 @@ ramp.legend(loc="upper left")
 runs.set(
     yscale="log", ylim=(0.02, 20), xlabel="epoch", ylabel="train loss (nats)", title="Runs with a constant step size"
 )
-runs.set_ylabel("train loss (nats)")
 runs.legend(loc="upper right", ncols=2)
 save(figure)

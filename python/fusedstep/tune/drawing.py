@@ -49,7 +49,9 @@ def plot_range_test(test: RangeTest, path: str | os.PathLike | None):
     figure, panel = _figure()
     (color, _), (marked, _) = LINES[:2]
     panel.plot(test.lrs, test.losses, color=_RAW, linewidth=0.8, alpha=0.6, label="each batch")
-    panel.plot(test.lrs, test.smoothed, color=color, label="smoothed")
+    # Drawn where it is, as an explosion does not lag; what is suggested lies before where the curve shows it.
+    late = f", {test.lag} batches late" if test.lag else ""
+    panel.plot(test.lrs, test.smoothed, color=color, label=f"smoothed{late}")
     for lr, dashes, label in ((test.steepest, "--", "steepest descent"), (test.tenth_of_minimum, ":", "minimum / 10")):
         if lr is not None:
             panel.axvline(lr, color=marked, linestyle=dashes, linewidth=1.2, label=f"{label}: {lr:.2g}")

@@ -33,8 +33,8 @@ class RangeTest:
     exploded : bool
         The test ended before the largest step size, as the loss had grown too much or was not finite.
     window : int
-        How many batches the average is about. As many at the start are no ground for a suggestion, as few were averaged
-        there.
+        How many batches the average is about, 1 / (1 - beta). As many at the start are no ground for a suggestion, as
+        few were averaged there.
     """
 
     lrs: np.ndarray
@@ -45,24 +45,37 @@ class RangeTest:
 
     @property
     def steepest(self) -> float | None:
-        """The middle of the window in which the smoothed loss falls most; None where it never falls."""
+        """The middle of the window in which the smoothed loss falls most, less its lag; None where it never falls."""
         falling = self.smoothed[self.window : self._lowest() + 1]
         width = min(max(2, self.window), len(falling) - 1)
         if width < 1:
             return None
         falls = falling[:-width] - falling[width:]  # the step sizes are geometric: all windows are as wide in log(lr)
-        return float(self.lrs[self.window + falls.argmax() + width // 2])
+        return self._lr_behind(self.window + int(falls.argmax()) + width // 2)
 
     @property
     def tenth_of_minimum(self) -> float | None:
-        """A tenth of the step size at which the smoothed loss is lowest; None where it never falls."""
+        """A tenth of the step size at which the smoothed loss is lowest, less its lag; None where it never falls."""
         lowest = self._lowest()
-        return float(self.lrs[lowest]) / 10 if lowest > self.window else None
+        return self._lr_behind(lowest) / 10 if lowest > self.window else None
 
     @property
     def suggestion(self) -> float | None:
         """A step size to begin with: `steepest`."""
         return self.steepest
+
+    @property
+    def lag(self) -> int:
+        """How many batches the average is behind, beta / (1 - beta).
+
+        The loss of k batches ago has the weight (1 - beta) * beta**k, and the mean of k is beta / (1 - beta), one less
+        than 1 / (1 - beta), the window: what the average shows at a batch had happened so many before.
+        """
+        return self.window - 1
+
+    def _lr_behind(self, place: int) -> float:
+        """The step size at which that happened which the average shows at `place`, after the first window."""
+        return float(self.lrs[place - self.lag])
 
     def _lowest(self) -> int:
         return int(np.where(np.isfinite(self.smoothed), self.smoothed, np.inf).argmin())
@@ -119,7 +132,9 @@ def lr_range_test(
     start, stop : float
         The first and the last step size; in between they rise geometrically.
     steps : int
-        How many batches; at least 2. Epochs follow one another as long as it takes.
+        How many batches; at least 2. Epochs follow one another as long as it takes. The more there are, the longer the
+        model has learned when a step size comes, the earlier the loss falls, and the smaller is the suggestion; of very
+        many the noise of the batches decides, unless `beta` grows with them.
     batch_size : int or None
         As for `fusedstep.fit`.
     beta : float
