@@ -1,9 +1,8 @@
-"""Functions to descend, paths on them, and the pictures: what is said of convergence holds."""
+"""Functions to descend, and paths on them: what is said of convergence holds."""
 
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 
 import numpy as np
@@ -248,11 +247,18 @@ F = landscape.parabola()
         ((lambda params: 3, F.f, F.grad, 1.0, 5), TypeError, "'optimizer' must make an optimizer but made 3"),
         ((optim.SGD, F.f, F.grad, "far", 5), TypeError, "'start' must be a number or an array of real numbers"),
         ((optim.SGD, F.f, F.grad, math.nan, 5), ValueError, "'start' must be finite and not empty but got nan"),
+        ((optim.SGD, F.f, F.grad, [[1.0], [1.0, 2.0]], 5), TypeError, "'start' must be a number or .* dtype object"),
         ((optim.SGD, F.f, F.grad, [], 5), ValueError, "'start' must be finite and not empty"),
         ((optim.SGD, F.f, F.grad, 1.0, 0), ValueError, r"'steps' must be in \[1"),
         ((optim.SGD, F.f, F.grad, 1.0, 2.5), TypeError, "'steps' must be an integer but got 2.5"),
         ((optim.SGD, lambda x: x, F.grad, [1.0], 5), TypeError, r"'f' must give a number but gave .* shape \(1,\)"),
         ((optim.SGD, lambda x: "?", F.grad, 1.0, 5), TypeError, "'f' must give a number but gave <U1"),
+        ((optim.SGD, lambda x: [[1], [1, 2]], F.grad, 1.0, 5), TypeError, "'f' must give a number but gave object"),
+        (
+            (optim.SGD, F.f, lambda x: [[1], [1, 2]], 1.0, 5),
+            TypeError,
+            "'grad' must give real numbers but gave dtype o",
+        ),
         ((optim.SGD, F.f, lambda x: [x], 1.0, 5), ValueError, r"'grad' must give the shape of 'start', \(\), but gave"),
         ((optim.SGD, F.f, lambda x: None, 1.0, 5), TypeError, "'grad' must give real numbers but gave dtype object"),
     ],
@@ -270,6 +276,29 @@ def test_an_optimizer_that_is_made_already_is_refused():
         trajectory(made, F.f, F.grad, 1.0, 5)
 
 
+@pytest.mark.parametrize("name", ["x", "p"])
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_an_optimizer_of_other_parameters_is_refused(name, ema_decay):
+    from fusedstep.nn import Parameter
+
+    other = optim.SGD([Parameter(np.ones(1), np.zeros(1), name)], ema_decay=ema_decay)
+    words = "'optimizer' must make an optimizer of the parameters that it is called with, but the SGD .* has others"
+    with pytest.raises(ValueError, match=rf"\[trajectory\] {words}"):
+        trajectory(lambda params: other, F.f, F.grad, 1.0, 5)
+
+
+def test_an_optimizer_with_averages_of_other_parameters_is_refused():
+    from fusedstep.nn import Parameter
+
+    def make(params):
+        other = optim.SGD([Parameter(np.ones(1), np.zeros(1), "p")], ema_decay=0.5)
+        other.param_groups[0]["params"] = params
+        return other
+
+    with pytest.raises(ValueError, match=r"\[trajectory\] 'optimizer' must make an optimizer of the parameters"):
+        trajectory(make, F.f, F.grad, 1.0, 5)
+
+
 @pytest.mark.parametrize(
     ("make", "arguments", "error", "words"),
     [
@@ -279,6 +308,8 @@ def test_an_optimizer_that_is_made_already_is_refused():
         ("quadratic", ([],), ValueError, "'eigenvalues' must be a sequence of finite numbers greater than 0"),
         ("quadratic", ([1.0, 0.0],), ValueError, "'eigenvalues' must be a sequence of finite numbers"),
         ("quadratic", ([1.0, math.inf],), ValueError, "'eigenvalues' must be a sequence of finite numbers"),
+        ("quadratic", ("abc",), TypeError, "'eigenvalues' must be a sequence of finite numbers .* but got 'abc'"),
+        ("quadratic", ([[1.0], [1.0, 2.0]],), TypeError, "'eigenvalues' must be a sequence of finite numbers"),
         ("quadratic", (3.0,), ValueError, "'eigenvalues' must be a sequence of finite numbers"),
         ("quadratic", ([1.0, 2.0, 3.0], 0.5), ValueError, "'rotation' is for two dimensions but 'eigenvalues' are 3"),
         ("quadratic", ([1.0, 2.0], math.nan), ValueError, "'rotation' must be finite"),
@@ -289,68 +320,3 @@ def test_an_optimizer_that_is_made_already_is_refused():
 def test_bad_functions_are_named(make, arguments, error, words):
     with pytest.raises(error, match=rf"\[{make}\] {words}"):
         getattr(landscape, make)(*arguments)
-
-
-# -- the pictures
-
-
-def test_steps_on_a_curve(tmp_path):
-    pytest.importorskip("matplotlib")
-    had_pyplot = "matplotlib.pyplot" in sys.modules
-    runs = {f"lr {lr}": descend(F, sgd(lr), 6) for lr in (0.5, 1.5, 6.0, 1.0)}
-    figure = landscape.plot_steps(F, runs, path=tmp_path / "steps.png")
-    assert ("matplotlib.pyplot" in sys.modules) == had_pyplot and (tmp_path / "steps.png").stat().st_size > 10_000
-    assert [panel.get_title() for panel in figure.axes] == list(runs)
-    curve, star, path, start = figure.axes[2].get_lines()
-    assert curve.get_ydata().min() == pytest.approx(0, abs=1e-3) and star.get_xdata().tolist() == [0]
-    assert path.get_xdata().tolist() == runs["lr 6.0"].points.tolist() and start.get_xdata() == [4.0]
-    assert figure.axes[0].get_xlim() == (-5, 5)  # the path that diverges does not widen it
-    overflowed = descend(F, sgd(6.0), 2000)
-    landscape.plot_steps(F, {"diverges": overflowed}, path=tmp_path / "diverges.png")
-
-
-@pytest.mark.parametrize("function", [f for f in FUNCTIONS if f.domain and len(f.domain) == 2], ids=lambda f: f.name)
-def test_paths_over_level_lines(function, tmp_path):
-    pytest.importorskip("matplotlib")
-    runs = {"descent": descend(function, sgd(1e-3), 20), "Adam": descend(function, optim.Adam, 100)}
-    figure = landscape.plot_levels(function, runs, path=tmp_path / "levels.png")
-    (panel,) = figure.axes
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(runs)
-    drawn = {line.get_label(): line.get_xydata() for line in panel.get_lines()}
-    assert all((drawn[name] == run.points).all() for name, run in runs.items())
-    assert panel.get_title() == function.name and panel.get_xlim() == function.domain[0]
-
-
-def test_values_by_step(tmp_path):
-    pytest.importorskip("matplotlib")
-    noisy = landscape.band(lambda seed: trajectory(sgd(0.5), F.f, landscape.noisy(F.grad, 1.0, seed), 4.0, 30), 5)
-    runs = {"plain": descend(F, sgd(0.5), 30), "noisy": noisy, "diverges": descend(F, sgd(6.0), 2000)}
-    (panel,) = landscape.plot_values(runs, path=tmp_path / "values.png").axes
-    assert panel.get_yscale() == "log" and panel.get_ylabel() == "f(x)" and len(panel.collections) == 1
-    assert [text.get_text() for text in panel.get_legend().get_texts()] == list(runs)
-    (panel,) = landscape.plot_values({"noisy": noisy}, minimum=1e-3, log_steps=True).axes
-    assert panel.get_xscale() == "log" and panel.get_ylabel() == "f(x) - minimum"
-    assert panel.get_lines()[0].get_xdata()[0] == 1
-
-
-def test_bad_pictures_are_refused():
-    run = descend(F, optim.SGD, 3)
-    with pytest.raises(TypeError, match=r"\[plot_steps\] 'function' must be a fusedstep.landscape.Function but got"):
-        landscape.plot_steps(abs, {"a": run})
-    with pytest.raises(ValueError, match=r"\[plot_levels\] 'function' must have a domain of 2 \(low, high\)"):
-        landscape.plot_levels(F, {"a": run})
-    with pytest.raises(ValueError, match=r"\[plot_steps\] there is nothing to draw"):
-        landscape.plot_steps(F, {})
-    with pytest.raises(TypeError, match=r"\[plot_values\] takes a dict of names and Trajectory or Band but got"):
-        landscape.plot_values([run])
-    with pytest.raises(ValueError, match=r"paths must have points of shape \(2,\) but 'a' has those of \(\)"):
-        landscape.plot_levels(landscape.saddle(), {"a": run})
-    without = descend(F, optim.SGD, 3, keep_points=False)
-    with pytest.raises(ValueError, match=r"but 'a' keeps none \(keep_points=False\)"):
-        landscape.plot_steps(F, {"a": without})
-
-
-def test_without_matplotlib(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"pip install 'fusedstep\[plot\]'"):
-        landscape.plot_steps(F, {"a": descend(F, optim.SGD, 3)})

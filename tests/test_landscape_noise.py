@@ -147,6 +147,8 @@ def test_noise():
         (lambda: band(float, [1, 1]), ValueError, r"\[band\] 'seeds' must be a number of seeds, or different seeds"),
         (lambda: band(float, [0.5]), TypeError, r"\[band\] 'seeds' must be an integer but got 0.5"),
         (lambda: band(float, quantiles=(0.5, 0.1, 0.9)), ValueError, r"\[band\] 'quantiles' must be three rising"),
+        (lambda: band(float, quantiles=0.5), TypeError, r"\[band\] 'quantiles' must be three rising .* but got 0.5"),
+        (lambda: band(lambda seed: [[1], [1, 2]]), TypeError, r"\[band\] 'run' must give a Trajectory or a series"),
         (lambda: band(float, quantiles=(0.1, 0.9)), ValueError, r"\[band\] 'quantiles' must be three rising levels"),
         (lambda: band(float, quantiles=(0.1, 0.5, 2)), ValueError, r"\[band\] 'quantiles' must be in \[0, 1\]"),
     ],

@@ -323,6 +323,8 @@ def test_what_fit_refuses_is_refused():
             result().width(tolerance)
     with pytest.raises(ValueError, match=r"\[StepSizeSweep\] 'quantiles' must be three rising levels"):
         result().summary((0.5, 0.5, 0.9))
+    with pytest.raises(TypeError, match=r"\[StepSizeSweep\] 'quantiles' must be three rising levels .* but got 0.5"):
+        result().summary(0.5)
 
 
 # -- the range test

@@ -14,6 +14,16 @@ def choice(where: str, name: str, value, accepted: Sequence[str]) -> str:
     return value
 
 
+def as_array(value) -> np.ndarray:
+    """`value` as an array, whose dtype the caller has to look at: object where lengths differ, which NumPy refuses."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        array = np.empty((), object)
+        array[()] = value
+        return array
+
+
 def same_length(where: str, arrays: Mapping[str, np.ndarray]) -> int:
     """The number of samples (length of axis 0) that all `arrays` have in common, at least 1."""
     shapes = {name: np.shape(array) for name, array in arrays.items()}

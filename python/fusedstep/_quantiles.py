@@ -31,6 +31,8 @@ def quantiles(values, levels: Sequence[float]) -> np.ndarray:
 
 def check_levels(where: str, levels) -> tuple[float, float, float]:
     """Three rising levels in [0, 1]: lower edge, middle and upper edge of a band."""
+    if not np.iterable(levels):
+        raise TypeError(f"[{where}] 'quantiles' must be three rising levels such as (0.1, 0.5, 0.9) but got {levels!r}")
     levels = tuple(check_range(where, "quantiles", level, 0, 1, closed=True) for level in levels)
     if len(levels) != 3 or not levels[0] < levels[1] < levels[2]:
         raise ValueError(f"[{where}] 'quantiles' must be three rising levels such as (0.1, 0.5, 0.9) but got {levels}")

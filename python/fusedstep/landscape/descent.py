@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._checks import as_array
 from ..nn import Parameter
 from ..reference.scalars import check_integer
 
@@ -80,8 +81,8 @@ def trajectory(
     Raises
     ------
     TypeError, ValueError
-        An argument is wrong, or f or grad gives what is no number or has another shape. That numbers overflow is no
-        error and no warning: the path ends there, and says so in `diverged`.
+        An argument is wrong, the optimizer has other parameters, or f or grad gives what is no number or has another
+        shape. That numbers overflow is no error and no warning: the path ends there, and says so in `diverged`.
 
     Examples
     --------
@@ -111,21 +112,20 @@ def trajectory(
         raise TypeError(
             f"[{_WHERE}] 'optimizer' is {type(made).__name__}, which needs a model's curvature, not f alone"
         )
-    average = None
-    if getattr(made, "ema_decay", None) is not None:
-        average = made.averages()["x"].reshape(start.shape)
+    if (average := _average(made, parameter)) is not None:
+        average = average.reshape(start.shape)
         average.flags.writeable = False  # a view of its own
     points, values, norms, averages, average_values = [], [], [], [], []
     diverged = False
     with np.errstate(all="ignore"):
         for step in range(steps + 1):
-            value, gradient = _value(f, x), _gradient(grad, x)
+            value, gradient = value_at(_WHERE, f, x), _gradient(grad, x)
             values.append(value)
             norms.append(float(np.linalg.norm(gradient)))
             if keep_points:
                 points.append(x.copy())
             if average is not None:
-                average_values.append(_value(f, average))
+                average_values.append(value_at(_WHERE, f, average))
                 if keep_points:
                     averages.append(average.copy())
             diverged = not (math.isfinite(value) and np.isfinite(x).all() and np.isfinite(gradient).all())
@@ -145,7 +145,7 @@ def trajectory(
 
 
 def _start(start) -> np.ndarray:
-    start = np.asarray(start)
+    start = as_array(start)
     if start.dtype.kind not in "biuf":
         raise TypeError(f"[{_WHERE}] 'start' must be a number or an array of real numbers but has dtype {start.dtype}")
     if not start.size or not np.isfinite(start).all():
@@ -153,19 +153,32 @@ def _start(start) -> np.ndarray:
     return start.astype(start.dtype if start.dtype == np.float32 else np.float64)
 
 
-def _value(f: Callable, x: np.ndarray) -> float:
+def _average(optimizer, parameter: Parameter) -> np.ndarray | None:
+    """The optimizer's average of the parameter, None where it keeps none; raise where it steps others."""
+    averages = optimizer.averages() if getattr(optimizer, "ema_decay", None) is not None else {parameter.name: None}
+    owned = [p for group in getattr(optimizer, "param_groups", ()) for p in group["params"]]
+    if (owned and all(p is not parameter for p in owned)) or parameter.name not in averages:
+        raise ValueError(
+            f"[{_WHERE}] 'optimizer' must make an optimizer of the parameters that it is called with, "
+            f"but the {type(optimizer).__name__} that it made has others"
+        )
+    return averages[parameter.name]
+
+
+def value_at(where: str, f: Callable, x: np.ndarray) -> float:
+    """``f(x)``, refused where it is no number; infinite where Python's own floats overflow."""
     try:
-        value = np.asarray(f(x))
-    except OverflowError:  # of Python's own floats
+        value = as_array(f(x))
+    except OverflowError:
         return math.inf
     if value.shape or value.dtype.kind not in "biuf":
-        raise TypeError(f"[{_WHERE}] 'f' must give a number but gave {value.dtype} of shape {value.shape}")
+        raise TypeError(f"[{where}] 'f' must give a number but gave {value.dtype} of shape {value.shape}")
     return float(value)
 
 
 def _gradient(grad: Callable, x: np.ndarray) -> np.ndarray:
     try:
-        gradient = np.asarray(grad(x))
+        gradient = as_array(grad(x))
     except OverflowError:
         return np.full(x.shape, np.inf)
     if gradient.dtype.kind not in "biuf":

@@ -11,11 +11,12 @@ import numpy as np
 
 from .._extras import require
 from ..plot import LINES
-from .descent import Trajectory
+from .descent import Trajectory, value_at
 from .functions import Function
 from .noise import Band
 
 _CURVE, _MINIMUM = "#777777", "#222222"
+_SMALLEST, _LARGEST = 1e-100, 1e100
 
 
 def plot_steps(function: Function, paths: Mapping[str, Trajectory], *, path: str | os.PathLike | None = None):
@@ -40,12 +41,12 @@ def plot_steps(function: Function, paths: Mapping[str, Trajectory], *, path: str
     ImportError
         matplotlib is missing.
     TypeError, ValueError
-        There is nothing to draw, or not in one dimension.
+        There is nothing to draw, not in one dimension, or the function is finite nowhere in its domain.
     """
     ((low, high),) = _domain("plot_steps", function, 1)
     _check_paths("plot_steps", paths, ())
     grid = np.linspace(low, high, 400)
-    curve = np.array([function.f(x) for x in grid])
+    curve = _finite_values("plot_steps", function, grid)
     columns = min(3, len(paths))
     lines = math.ceil(len(paths) / columns)
     figure = _figure(3.6 * columns, 3.0 * lines)
@@ -61,8 +62,9 @@ def plot_steps(function: Function, paths: Mapping[str, Trajectory], *, path: str
         panel.grid(alpha=0.25)
     for panel in panels[len(paths) :]:
         panel.remove()
-    room = 0.08 * (curve.max() - curve.min())
-    figure.axes[0].set(xlim=(low, high), ylim=(curve.min() - room, curve.max() + room))
+    bottom, top = np.nanmin(curve), np.nanmax(curve)
+    room = 0.08 * (top - bottom) or 1.0
+    figure.axes[0].set(xlim=(low, high), ylim=(bottom - room, top + room))
     for i, panel in enumerate(figure.axes):
         panel.set_ylabel("f(x)" if i % columns == 0 else "")
         if i + columns >= len(paths):
@@ -74,18 +76,21 @@ def plot_steps(function: Function, paths: Mapping[str, Trajectory], *, path: str
 def plot_levels(function: Function, paths: Mapping[str, Trajectory], *, path: str | os.PathLike | None = None):
     """Draw paths over the level lines of a function of two dimensions, which lie closer where it is lower.
 
-    Parameters, result and errors as of `plot_steps`. A star marks each minimum, a ring the start.
+    Parameters, result and errors as of `plot_steps`. A star marks each minimum, a ring the start; where the function is
+    not finite the panel is grey, and where it is constant there are no lines.
     """
     (x_low, x_high), (y_low, y_high) = domain = _domain("plot_levels", function, 2)
     _check_paths("plot_levels", paths, (2,))
     grid = [np.linspace(*ends, 160) for ends in domain]
-    heights = np.array([[function.f(np.array([x, y])) for x in grid[0]] for y in grid[1]])
-    lowest = min([heights.min(), *(function.f(x) for x in function.minima)])
-    heights = heights - lowest
+    heights = _finite_values("plot_levels", function, np.stack(np.meshgrid(*grid), axis=-1))
+    heights -= np.nanmin([np.nanmin(heights), *(function.f(x) for x in function.minima)])
     figure = _figure(6.4, 6.4 * min(1.2, max(0.6, (y_high - y_low) / (x_high - x_low))) + 0.4)
     panel = figure.subplots()
-    levels = np.geomspace(heights.max() / 3e3, heights.max(), 14)
-    panel.contour(*grid, heights, levels=levels, colors=_CURVE, linewidths=0.7, alpha=0.7)
+    if (nowhere := np.isnan(heights)).any():
+        panel.contourf(*grid, nowhere, levels=(0.5, 1.5), colors=_CURVE, alpha=0.2)
+    bottom, top = max(np.nanmin(heights), np.nanmax(heights) / 3e3), np.nanmax(heights)
+    if bottom < top:
+        panel.contour(*grid, heights, levels=np.geomspace(bottom, top, 14), colors=_CURVE, linewidths=0.7, alpha=0.7)
     for x in function.minima:
         panel.plot(*x, "*", color=_MINIMUM, markersize=11, zorder=4)
     few = 60  # markers on more points than that would hide the line
@@ -107,7 +112,7 @@ def plot_values(
 ):
     """Draw the function's value against the step, on a logarithmic scale; of bands the median and the area between.
 
-    A line that grows a hundredfold beyond all starts leaves the panel.
+    A line or a band that grows a hundredfold beyond all starts leaves the panel.
 
     Parameters
     ----------
@@ -134,15 +139,17 @@ def plot_values(
     _check_runs("plot_values", runs, (Trajectory, Band))
     figure = _figure(6.4, 4.4)
     panel = figure.subplots()
-    for (label, run), (color, dashes) in zip(runs.items(), cycle(LINES), strict=False):
-        values = _above(run.median if isinstance(run, Band) else run.values, minimum)
+    lines = {label: (run.median if isinstance(run, Band) else run.values) - minimum for label, run in runs.items()}
+    bands = {label: (run.lower - minimum, run.upper - minimum) for label, run in runs.items() if isinstance(run, Band)}
+    limits = _value_limits([*lines.values(), *(edge for edges in bands.values() for edge in edges)])
+    for (label, values), (color, dashes) in zip(lines.items(), cycle(LINES), strict=False):
         steps = np.arange(len(values)) + (1 if log_steps else 0)
-        panel.plot(steps, values, dashes, color=color, linewidth=1.4, label=label)
-        if isinstance(run, Band):
-            edges = _above(run.lower, minimum), _above(run.upper, minimum)
+        panel.plot(steps, _drawable(values), dashes, color=color, linewidth=1.4, label=label)
+        if label in bands:
+            # An edge at 0 or infinity is drawn beyond the panel's, otherwise the band would end before it.
+            edges = (np.clip(edge, _SMALLEST**2, _LARGEST**2) for edge in bands[label])
             panel.fill_between(steps, *edges, color=color, alpha=0.2, linewidth=0)
-    panel.set_yscale("log")
-    _leave_out_divergence(panel)
+    panel.set(yscale="log", ylim=limits)
     if log_steps:
         panel.set_xscale("log")
     panel.set(xlabel="step, from 1" if log_steps else "step", ylabel="f(x) - minimum" if minimum else "f(x)")
@@ -151,18 +158,31 @@ def plot_values(
     return _saved(figure, path)
 
 
-def _above(values: np.ndarray, minimum: float) -> np.ndarray:
+def _finite_values(where: str, function: Function, points: np.ndarray) -> np.ndarray:
+    """The function at a grid of points, with NaN where it is not finite; raise where it is so everywhere."""
+    shape = points.shape[: len(function.domain)]
+    with np.errstate(all="ignore"):
+        values = np.array([value_at(where, function.f, points[i]) for i in np.ndindex(shape)]).reshape(shape)
+    if not (finite := np.isfinite(values)).any():
+        raise ValueError(f"[{where}] 'function' is finite nowhere in its domain {function.domain}")
+    return np.where(finite, values, np.nan)
+
+
+def _drawable(values: np.ndarray) -> np.ndarray:
     """What can be drawn on a logarithmic scale, which has room for its own margins; the rest is NaN."""
-    above = values - minimum
-    return np.where((above < 1e100) & (above > 1e-100), above, np.nan)
+    return np.where((values < _LARGEST) & (values > _SMALLEST), values, np.nan)
 
 
-def _leave_out_divergence(panel) -> None:
-    """A line that grows far beyond all starts leaves the panel, in which the others would be flat."""
-    drawn = [line.get_ydata() for line in panel.get_lines()]
+def _value_limits(series: list[np.ndarray]) -> tuple[float, float]:
+    """Ends of the panel: what grows far beyond all starts leaves it, as the rest would be flat beside it."""
+    drawn = [_drawable(values) for values in series]
+    everything = np.concatenate(drawn)
+    if np.isnan(everything).all():
+        return 1.0, 10.0
+    low, high = np.nanmin(everything), np.nanmax(everything)
+    margin = max((high / low) ** 0.05, 1.05)
     starts = [values[0] for values in drawn if values[0] > 0]
-    if starts and max(np.nanmax(values, initial=0) for values in drawn) > 100 * max(starts):
-        panel.set_ylim(top=10 * max(starts))
+    return low / margin, 10 * max(starts) if starts and high > 100 * max(starts) else high * margin
 
 
 def _figure(width: float, height: float):

@@ -155,7 +155,12 @@ def quadratic(eigenvalues, rotation: float = 0.0) -> Quadratic:
     >>> f(np.array([1.0, 1.0])), f.grad(np.array([1.0, 1.0]))
     (5.0, array([1., 9.]))
     """
-    eigenvalues = np.array(eigenvalues, np.float64)
+    try:
+        eigenvalues = np.array(eigenvalues, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"[quadratic] 'eigenvalues' must be a sequence of finite numbers greater than 0 but got {eigenvalues!r}"
+        ) from None
     if eigenvalues.ndim != 1 or not eigenvalues.size or not (np.isfinite(eigenvalues) & (eigenvalues > 0)).all():
         raise ValueError("[quadratic] 'eigenvalues' must be a sequence of finite numbers greater than 0")
     rotation, dimensions = check_finite("quadratic", "rotation", rotation), len(eigenvalues)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import _quantiles
+from .._checks import as_array
 from .._quantiles import check_levels, check_seeds
 from ..reference.scalars import check_integer
 from .descent import Trajectory
@@ -129,7 +130,7 @@ def band(
 
 
 def _series(found) -> np.ndarray:
-    values = np.asarray(found.values if isinstance(found, Trajectory) else found)
+    values = as_array(found.values if isinstance(found, Trajectory) else found)
     if values.ndim != 1 or not len(values) or values.dtype.kind not in "biuf":
         raise TypeError(f"[band] 'run' must give a Trajectory or a series of numbers but gave {found!r}")
     return values
