@@ -10,10 +10,10 @@ for lr in (1 / 2, 3 / 2, 6):  # slow, good, diverges
     )
 print(runs)
 
-valley = fs.landscape.ill_conditioned(condition=100.0)
+valley = fs.landscape.ill_conditioned(condition=10.0)
 lr, momentum = valley.heavy_ball  # Polyak's, from the curvatures
 heavy = fs.landscape.trajectory(
-    lambda params: fs.optim.Momentum(params, lr, momentum), valley.f, valley.grad, valley.start, steps=100
+    lambda params: fs.optim.Momentum(params, lr, momentum), valley.f, valley.grad, valley.start, steps=40
 )
 print("momentum", heavy)
 

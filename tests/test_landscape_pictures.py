@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +40,14 @@ def test_paths_over_level_lines(function, tmp_path):
     drawn = {line.get_label(): line.get_xydata() for line in panel.get_lines()}
     assert all((drawn[name] == run.points).all() for name, run in runs.items())
     assert panel.get_title() == function.name and panel.get_xlim() == function.domain[0]
+
+
+def test_the_path_of_the_example_stays_in_its_picture(monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    made = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "landscape.py"))
+    low, high = np.transpose(made["valley"].domain)
+    assert ((low < made["heavy"].points) & (made["heavy"].points < high)).all()
 
 
 def test_values_by_step(tmp_path):
