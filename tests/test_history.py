@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fusedstep.history import History
-from fusedstep.plot import plot_histories
+from fusedstep.plot import LINES, plot_histories
 
 
 def history(losses=(0.9, 0.5, 0.7)):
@@ -178,6 +178,11 @@ def test_metrics_have_their_panels():
     train, validation = loss.get_lines()[:2]
     assert train.get_linestyle() != validation.get_linestyle()
     assert all(list(p.get_lines()[-1].get_xdata()) == [2, 2] for p in (shares, rmse, r2)), "the best epoch"
+
+
+def test_no_two_lines_of_the_palette_share_a_colour_or_their_dashes():
+    colors, dashes = zip(*LINES, strict=True)
+    assert len(set(colors)) == len(set(dashes)) == len(LINES) == 6
 
 
 def test_metrics_are_left_out_of_several_runs():

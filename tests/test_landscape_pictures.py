@@ -136,6 +136,13 @@ def test_steps_on_a_curve_that_is_constant_or_not_finite(f, low, high, tmp_path)
     assert (bottom, top) == pytest.approx((low, high), abs=1)
 
 
+def test_six_lines_each_have_a_look_of_their_own():
+    pytest.importorskip("matplotlib")
+    runs = {f"lr {lr}": descend(landscape.saddle(), sgd(lr), 5) for lr in (0.01, 0.02, 0.03, 0.04, 0.05, 0.06)}
+    for panel in (*landscape.plot_values(runs).axes, *landscape.plot_levels(landscape.saddle(), runs).axes):
+        assert len({line.get_color() for line in panel.get_lines() if line.get_label() in runs}) == 6
+
+
 def test_bad_pictures_are_refused():
     run = descend(F, optim.SGD, 3)
     with pytest.raises(TypeError, match=r"\[plot_steps\] 'function' must be a fusedstep.landscape.Function but got"):

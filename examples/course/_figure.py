@@ -6,14 +6,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-LINES = [  # colours that differ in brightness too, and dashes for those who print in black
-    ("#00539c", "-"),
-    ("#d95f02", "--"),
-    ("#2f7d4f", "-."),
-    ("#8c1c6a", ":"),
-    ("#6b6b6b", (0, (6, 1, 1, 1, 1, 1))),
-    ("#c9a200", (0, (3, 1))),
-]
+from fusedstep.plot import LINES
+
+__all__ = ["BLACK", "GRAY", "LINES", "new", "save"]
 GRAY, BLACK = "#777777", "#222222"
 
 

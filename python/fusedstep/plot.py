@@ -10,12 +10,18 @@ from collections.abc import Sequence
 from ._extras import require
 from .history import History
 
-_TRAIN, _VALIDATION, _BEST = "#1f77b4", "#d95f02", "#444444"
-# Lines differ in their dashes as well, for those who print in black or see few colours.
-_TRAIN_LINE = "--"
-_METRICS = (("#00735c", "-"), ("#b0408a", "--"), ("#5b4fa8", "-."), ("#8c5a00", ":"))
-LINES = ((_TRAIN, "-"), (_VALIDATION, "--"), ("#00735c", "-."), ("#b0408a", ":"), ("#5b4fa8", "-"), ("#8c5a00", "--"))
+LINES = (  # the colours differ in brightness too, and the dashes are for those who print in black or see few colours
+    ("#00539c", "-"),
+    ("#d95f02", "--"),
+    ("#2f7d4f", "-."),
+    ("#8c1c6a", ":"),
+    ("#6b6b6b", (0, (6, 1, 1, 1, 1, 1))),
+    ("#c9a200", (0, (3, 1))),
+)
 """Colour and dashes of the lines of a panel, one method each."""
+(_TRAIN, _), (_VALIDATION, _), *_others = LINES
+_METRICS = tuple((color, dashes) for (color, _), (_, dashes) in zip(_others, LINES, strict=False))
+_TRAIN_LINE, _BEST = "--", "#444444"
 
 
 def plot_histories(histories: Sequence[History], titles: Sequence[str] = (), *, path: str | os.PathLike | None = None):
@@ -103,7 +109,7 @@ def _one(Figure, history: History):
         for name, (color, line) in zip(names, styles, strict=False):
             values = history.column(name)
             shown = name.removeprefix("validation_")
-            metric_panel.plot(epochs, values, line, color=color, label=shown, **_points(values))
+            metric_panel.plot(epochs, values, linestyle=line, color=color, label=shown, **_points(values))
         if best is not None:
             metric_panel.axvline(best, color=_BEST, linewidth=1, linestyle=":")
         if len(names) == 1:

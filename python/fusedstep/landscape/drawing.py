@@ -96,7 +96,7 @@ def plot_levels(function: Function, paths: Mapping[str, Trajectory], *, path: st
     few = 60  # markers on more points than that would hide the line
     for (label, run), (color, dashes) in zip(paths.items(), cycle(LINES), strict=False):
         marker = {"marker": "o", "markersize": 3} if run.steps <= few else {}
-        panel.plot(*run.points.T, dashes, color=color, linewidth=1.4, label=label, **marker)
+        panel.plot(*run.points.T, linestyle=dashes, color=color, linewidth=1.4, label=label, **marker)
         panel.plot(*run.points[0], "o", color=color, markersize=8, markerfacecolor="white", zorder=5)
     panel.set(xlim=(x_low, x_high), ylim=(y_low, y_high), xlabel="x", ylabel="y", title=function.name, aspect="equal")
     figure.legend(loc="outside lower center", ncols=min(4, len(paths)), frameon=False)
@@ -144,7 +144,7 @@ def plot_values(
     limits = _value_limits([*lines.values(), *(edge for edges in bands.values() for edge in edges)])
     for (label, values), (color, dashes) in zip(lines.items(), cycle(LINES), strict=False):
         steps = np.arange(len(values)) + (1 if log_steps else 0)
-        panel.plot(steps, _drawable(values), dashes, color=color, linewidth=1.4, label=label)
+        panel.plot(steps, _drawable(values), linestyle=dashes, color=color, linewidth=1.4, label=label)
         if label in bands:
             # An edge at 0 or infinity is drawn beyond the panel's, otherwise the band would end before it.
             edges = (np.clip(edge, _SMALLEST**2, _LARGEST**2) for edge in bands[label])

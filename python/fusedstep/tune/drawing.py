@@ -36,7 +36,8 @@ def plot_sweep(sweep: StepSizeSweep, path: str | os.PathLike | None):
         )
         panel.fill_between(lrs, lower, upper, color=color, alpha=0.18, linewidth=0)
         finite = [math.isfinite(cell["median"]) for cell in own]
-        panel.plot(lrs, np.where(finite, median, np.nan), dashes, marker="o", markersize=4, color=color, label=name)
+        values = np.where(finite, median, np.nan)
+        panel.plot(lrs, values, linestyle=dashes, marker="o", markersize=4, color=color, label=name)
         gone = [cell["lr"] for cell in own if not math.isfinite(cell["median"])]
         panel.plot(gone, [0.97] * len(gone), "x", color=color, transform=panel.get_xaxis_transform())
     panel.set(xscale="log", xlabel="step size", ylabel="validation loss after the last epoch")
