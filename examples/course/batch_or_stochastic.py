@@ -1,7 +1,7 @@
 """Batch or stochastic: the test error of a network by updates, and by the passes over the data that these cost."""
 
 import numpy as np
-from _figure import GRAY, LINES, new, save
+from _figure import BLACK, LINES, bands, claim, new, save
 from sklearn.datasets import load_digits
 
 import fusedstep as fs
@@ -16,7 +16,8 @@ settings = (  # with a step size that is good for each
     ("stochastic: 1", 1, 3, 0.04),
 )
 
-figure, (by_updates, by_epochs) = new(1, 2, width=10, height=4.2, sharey=True)
+figure, (by_updates, by_epochs) = new(1, 2, width=10, height=4.9, sharey=True)
+passes = []  # over the data, until the goal
 for (name, batch_size, epochs, lr), (color, dashes) in zip(settings, LINES, strict=False):
     errors = []
     for seed in range(seeds):
@@ -38,11 +39,20 @@ for (name, batch_size, epochs, lr), (color, dashes) in zip(settings, LINES, stri
         panel.plot(x, median, color=color, linestyle=dashes, linewidth=1.8, label=name)
         panel.fill_between(x, lower, upper, color=color, alpha=0.15, linewidth=0)
     reached = updates[(median <= goal).argmax()]
-    print(f"{name}: {goal}% after {reached} updates, {reached / len(batches):.1f} epochs; {median[-1]:.1f}% at the end")
+    passes.append(reached / len(batches))
+    print(f"{name}: {goal}% after {reached} updates, {passes[-1]:.1f} epochs; {median[-1]:.1f}% at the end")
 for panel, x in ((by_updates, "updates"), (by_epochs, "epochs: passes over the data")):
-    panel.axhline(goal, color=GRAY, linewidth=1, linestyle=":")
+    panel.axhline(goal, color=BLACK, linewidth=1, linestyle=":", label=f"{goal}% test error")
     panel.set(xscale="log", ylim=(0, 100), xlabel=x)
 by_updates.set(ylabel="test error (%)", title="An update of the whole batch is worth more ...")
 by_epochs.set_title("... but costs a whole epoch")
-by_epochs.legend(title="samples an update, 5 seeds", loc="upper right")
+figure.legend(
+    *by_epochs.get_legend_handles_labels(),
+    title=f"samples an update ({bands(seeds)})",
+    loc="outside lower center",
+    ncols=4,
+)
+whole, *few = passes
+claim("single examples and small batches are tens of times faster", all(10 < whole / some < 100 for some in few))
+claim(f"most of what {len(train[0])} samples say about the direction")
 save(figure)

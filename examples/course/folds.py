@@ -1,7 +1,7 @@
 """Rotating cross-validation of five folds: who trains, validates and tests in each round, and what it gives."""
 
 import numpy as np
-from _figure import BLACK, LINES, new, save
+from _figure import BLACK, LINES, claim, new, save
 from sklearn.datasets import load_wine
 from sklearn.preprocessing import StandardScaler
 
@@ -24,7 +24,7 @@ result = fs.model_selection.cross_validate(
 )
 print(result)
 tested = np.concatenate([test for _, _, test in result.folds])
-print("each sample is tested once:", sorted(tested) == list(range(len(X))))
+claim("every sample is tested exactly once", sorted(tested) == list(range(len(X))))
 
 looks = {"train": ("#e8e8e8", "", BLACK), "validate": ("#f6b27a", "//", BLACK), "test": (LINES[0][0], "", "white")}
 figure, panel = new(width=9, height=4)

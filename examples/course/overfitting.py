@@ -1,7 +1,7 @@
 """Overfitting: a network that is too large for 200 images, some of them with a wrong label, and when to stop it."""
 
 import numpy as np
-from _figure import BLACK, GRAY, LINES, new, save
+from _figure import BLACK, GRAY, LINES, claim, new, save
 from sklearn.datasets import load_digits
 
 import fusedstep as fs
@@ -25,6 +25,12 @@ for name, callbacks in (("to the end", []), ("stopped", [fs.callbacks.EarlyStopp
 
 history, best = histories["to the end"], histories["stopped"].best_epoch
 epochs, losses = history.column("epoch"), {name: history.column(f"{name}_loss") for name in ("train", "validation")}
+claim(f"A network that is too large for {len(train[0])} images")
+claim("the train loss falls to nothing", losses["train"][-1] < 0.05)
+claim(f"the validation loss turns after epoch {best}")
+claim(f"on samples that neither part has seen their loss is {tested['stopped']:.2f}")
+claim(f"against {tested['to the end']:.2f} at the end")
+
 figure, panel = new()
 for name, (color, dashes) in zip(losses, LINES, strict=False):
     panel.plot(epochs, losses[name], color=color, linestyle=dashes, linewidth=2, label=f"{name} loss")

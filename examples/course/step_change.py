@@ -1,7 +1,7 @@
 """A smaller step in mid-training: stochastic gradient descent on a linear regression, 30 seeds at once."""
 
 import numpy as np
-from _figure import LINES, new, save
+from _figure import LINES, bands, claim, legend_below, new, save
 from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import scale
 
@@ -18,7 +18,8 @@ runs = {
     f"{large}, then {small} after {steps // 20} steps": lambda step: large if step < steps // 20 else small,
 }
 
-figure, panel = new()
+ends = []
+figure, panel = new(height=5)
 for (name, lr), (color, dashes) in zip(runs.items(), LINES, strict=False):
     rng = np.random.default_rng(0)
     w, losses = np.zeros((seeds, X.shape[1])), []
@@ -33,9 +34,12 @@ for (name, lr), (color, dashes) in zip(runs.items(), LINES, strict=False):
     shown = np.arange(0, steps + 1, 40)
     panel.plot(shown, median, color=color, linestyle=dashes, linewidth=1.8, label=name)
     panel.fill_between(shown, lower, upper, color=color, alpha=0.15, linewidth=0)
+    ends.append(median[-1])
     print(f"{name}: median loss {median[-1]:.2g} at the end, {median[len(shown) // 2]:.2g} half-way")
 panel.set(yscale="log", xlim=(0, steps), xlabel="step (batches of 8)", ylabel="loss above its minimum")
 panel.set_title("A step size that falls late shows what the large one had reached under its noise")
-panel.legend(title="step size (median and 10% to 90% of 30 seeds)", loc="upper right", ncols=2, fontsize=9)
-panel.set_ylim(top=1.5)
+legend_below(panel, title=f"step size ({bands(seeds)})", ncols=2, fontsize=9)
+_, from_start, late, early = ends
+claim("ends below that of the run which had the small step from the start", late < 0.6 * from_start)
+claim("to drop it too early looks better for a while, and then stays behind", early > 1.5 * late)
 save(figure)
