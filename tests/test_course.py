@@ -97,3 +97,8 @@ def test_the_readme_names_every_script():
     assert sorted(re.findall(r"\[`(\w+)\.py`\]\(\1\.py\)", (COURSE / "README.md").read_text())) == [
         path.stem for path in SCRIPTS
     ]
+
+
+@pytest.mark.parametrize("path", [COURSE / "README.md", *SCRIPTS], ids=lambda path: path.stem)
+def test_per_cent_is_written_in_one_way(path):
+    assert re.findall(r"\d %.*", path.read_text(encoding="utf-8")) == []

@@ -19,7 +19,7 @@ def cost(w):
 first, second = np.linspace(-30, 62, 90), np.linspace(-2, 76, 90)
 heights = np.array([[cost([a, b]) for a in first] for b in second])
 rests = {}  # how far the last steps are from the minimum
-figure, panels = new(1, 3, width=8.5, height=3.8, sharex=True, sharey=True)
+figure, panels = new(1, 3, width=8.5, height=3.6, sharex=True, sharey=True)
 sizes = {"Batch: all 442 samples": 442, "Mini-batch: 32 samples": 32, "One sample a step": 1}
 for panel, (name, size), (color, _) in zip(panels, sizes.items(), LINES, strict=False):
     rng = np.random.default_rng(1)
