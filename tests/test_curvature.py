@@ -194,6 +194,27 @@ def test_sampled_gradients_have_the_hessian_for_covariance(loss):
     assert (np.abs(draws.mean(axis=0)) <= 6 * draws.std(axis=0) / len(draws) ** 0.5).all()
 
 
+def test_gradients_of_samples_below_batch_norm_are_those_of_all_losses():
+    """As `KFAC` says: its moments join the samples, so that none has a gradient of its own below it."""
+    rng, loss = np.random.default_rng(10), nn.SoftmaxCrossEntropy()
+    above = randomized(nn.Sequential(nn.BatchNorm(4), nn.Tanh(), nn.Dense(4, 3), dtype=np.float64))
+    model = nn.Sequential(nn.Dense(5, 4), nn.BatchNorm(4), nn.Tanh(), nn.Dense(4, 3), dtype=np.float64)
+    for p, q in zip(model.parameters()[2:], above.parameters(), strict=True):
+        p.array[...] = q.array
+    matrix = fs.curvature.GaussNewton(model, loss, rng.standard_normal((N, 5)), targets(loss, rng))
+    below, _, top = (g for _, _, g in matrix.samples(np.random.default_rng(11)))
+    drawn = loss.sample_gradients(matrix.linearization.output, np.random.default_rng(11))
+    np.testing.assert_array_equal(top, drawn)  # each sample's own
+
+    def by_input(dy):
+        above.forward(matrix.linearization.nodes[1].x)
+        return above.backward(dy)
+
+    np.testing.assert_allclose(below, by_input(drawn), rtol=1e-10, atol=1e-13)
+    own = [by_input(np.where(np.arange(N)[:, None] == i, drawn, 0))[i] for i in range(N)]
+    assert np.abs(below - own).max() > 0.01 * np.abs(own).max()
+
+
 def quadratic(singular_values, seed=9, samples=200):
     """A least-squares problem without bias whose Hessian has the eigenvalues ``2 s**2``."""
     rng = np.random.default_rng(seed)

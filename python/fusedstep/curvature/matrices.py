@@ -135,7 +135,8 @@ class GaussNewton(Matrix):
         """(layer, node, gradient by its output) of each layer with parameters, for targets drawn from predictions.
 
         The gradients are those of each sample's own loss; in the mean that `shares` makes, over all targets, their
-        outer products by the parameters are this matrix (Martens & Grosse 2015, section 2).
+        outer products by the parameters are this matrix (Martens & Grosse 2015, section 2). Below a BatchNorm in
+        training, which mixes samples, they are those of the sum of all these losses by the output for each sample.
         """
         at = self.linearization
         dys, _ = at.backward(self._loss.sample_gradients(at.output, rng))

@@ -45,6 +45,12 @@ class KFAC(Damped):
     -----
     The two sides share the damping by the ratio of their mean traces (section 6.3).
 
+    A and G take samples to be independent of each other. Below a BatchNorm they are not, as its moments join the batch
+    in training: there the g of a sample is the derivative, by the output for this sample, of the sum of all samples'
+    drawn losses, each counted once whatever its weight, and not that of its own loss alone. So G, and the diagonal of
+    a BatchNorm below another one, are an approximation there, on top of ``A (x) G``. The gradient, and the Gauss-Newton
+    matrix that scales the step, stay exact.
+
     Examples
     --------
     >>> import numpy as np, fusedstep as fs
