@@ -387,6 +387,20 @@ def test_refusals(method):
         fs.fit(model, optimizer, loss, (x, y), epochs=1, accumulate=2, progress=False)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_before_any_training_pass_is_refused(method):
+    model, (x, y) = network(), data()
+    optimizer, before = METHODS[method](model.parameters()), model.state_dict()
+    model.predict(x)
+    with pytest.raises(
+        RuntimeError, match=rf"\[{method}\] step needs a training pass .* call model\.forward\(x, .*first"
+    ):
+        optimizer.step(model, nn.SoftmaxCrossEntropy(), x, y)
+    assert optimizer.steps == 0
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
 def test_refused_hyper_parameters():
     parameters = network().parameters()
     for make, name in (

@@ -70,17 +70,24 @@ class SecondOrder(Optimizer):
         ------
         TypeError, ValueError
             For a model of other parameters, and as the model and the loss raise.
+        RuntimeError
+            No training pass of a model with Dropout went before.
         """
         group, params, _, states = self._calls[0]
         lr = self._lr(group)
         self._check_group({**group, "lr": lr})
         if not isinstance(model, Sequential) or list(map(id, model.parameters())) != list(map(id, self._parameters)):
             raise ValueError(f"[{self._method}] must be made for all of model.parameters(), in their order")
+        offset = model.random_offset - model._n_dropouts
+        if offset < 0:
+            raise RuntimeError(
+                f"[{self._method}] step needs a training pass before it, for its masks of dropout: call "
+                "model.forward(x, training=True) and model.backward(dy) first"
+            )
         decay = self._decay()
         if self.skip_nonfinite and not self._gradients_are_finite():
             self._skipped += 1
             return
-        offset = model.random_offset - model._n_dropouts
         matrix = GaussNewtonMatrix(model, loss, x, y, weights=weights, offset=offset)
         gradient = flat(self._grads) + group["weight_decay"] * flat([p.array for p in self._parameters])
         if np.isfinite(gradient).all() and math.isfinite(matrix.value):
