@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..reference.scalars import check_integer, check_range
+from ..reference.scalars import check_flag, check_integer, check_range
 
 
 def _set(layer: Layer, name: str, value) -> None:
@@ -21,10 +21,7 @@ def _set(layer: Layer, name: str, value) -> None:
 
 
 def _set_flag(layer: Layer, name: str) -> None:
-    value = getattr(layer, name)
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"[{type(layer).__name__}] '{name}' must be True or False but got {value!r}")
-    _set(layer, name, bool(value))
+    _set(layer, name, check_flag(type(layer).__name__, name, getattr(layer, name)))
 
 
 @dataclass(frozen=True, eq=False)

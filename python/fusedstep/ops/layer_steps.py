@@ -65,7 +65,7 @@ def lamb_step(
         return by_reference("lamb_step", locals())
     known_lr, known_multiplier, known_step = known_step_scalars(module, lr, grad_multiplier, step, skip)
     _scalars.check_common("LAMB", known_lr, weight_decay, known_multiplier, ema_params, ema_decay)
-    _scalars.check_moments("LAMB", known_step, betas, eps)
+    _scalars.check_lamb(known_step, betas, eps, adapt)
     module.lamb_step(
         params,
         grads,
@@ -137,7 +137,7 @@ def lars_step(
         return by_reference("lars_step", locals())
     known_lr, known_multiplier, _ = known_step_scalars(module, lr, grad_multiplier, skip=skip)
     _scalars.check_common("LARS", known_lr, weight_decay, known_multiplier, ema_params, ema_decay)
-    _scalars.check_lars(momentum_buffers, momentum, trust_coefficient, eps)
+    _scalars.check_lars(momentum_buffers, momentum, trust_coefficient, eps, adapt)
     module.lars_step(
         params,
         grads,

@@ -110,8 +110,7 @@ class KFAC(Damped):
         scalars.check_range(self._method, "beta", group["beta"], 0, 1)
         scalars.check_integer(self._method, "every", group["every"], 1)
         scalars.check_integer(self._method, "seed", group["seed"], 0, 64)
-        if not isinstance(group["momentum"], bool):
-            raise TypeError(f"[{self._method}] 'momentum' must be True or False but got {group['momentum']!r}")
+        scalars.check_flag(self._method, "momentum", group["momentum"])
 
     def _state_views(self):
         views = super()._state_views()

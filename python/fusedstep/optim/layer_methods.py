@@ -67,7 +67,7 @@ class LARS(Optimizer):
 
     def _check_group(self, group):
         super()._check_group(group)
-        scalars.check_lars((), group["momentum"], group["trust_coefficient"], group["eps"])
+        scalars.check_lars((), group["momentum"], group["trust_coefficient"], group["eps"], group["adapt"])
 
     def _update(self, group, params, grads, states, step, common):
         ops.lars_step(
@@ -149,7 +149,7 @@ class LAMB(Optimizer):
 
     def _check_group(self, group):
         super()._check_group(group)
-        scalars.check_moments("LAMB", 1, group["betas"], group["eps"])
+        scalars.check_lamb(1, group["betas"], group["eps"], group["adapt"])
 
     def _update(self, group, params, grads, states, step, common):
         ops.lamb_step(

@@ -6,7 +6,7 @@ import numpy as np
 
 from .optimizers import Common, step_arrays, update_moments
 from .reduction import sum_of_squares
-from .scalars import check_lars, check_moments, lamb_scalars, trust_ratio
+from .scalars import check_lamb, check_lars, lamb_scalars, trust_ratio
 
 
 def lamb_step(
@@ -33,7 +33,7 @@ def lamb_step(
     common = Common(
         "LAMB", lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_params, ema_decay, skip, step
     )
-    check_moments("LAMB", common.step, betas, eps)
+    check_lamb(common.step, betas, eps, adapt)
     beta1, beta2 = map(float, betas)
     correction, root_scale = lamb_scalars(int(common.step), beta1, beta2, bias_correction)
     decay = 0.0 if common.decoupled else common.weight_decay
@@ -70,7 +70,7 @@ def lars_step(
     common = Common(
         "LARS", lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_params, ema_decay, skip
     )
-    check_lars(momentum_buffers, momentum, trust_coefficient, eps)
+    check_lars(momentum_buffers, momentum, trust_coefficient, eps, adapt)
     decay = 0.0 if common.decoupled else common.weight_decay
 
     def update(p, g, kind, v):

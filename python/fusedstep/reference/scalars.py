@@ -113,6 +113,13 @@ def check_integer(method: str, name: str, value, low: int, bits: int = 63) -> in
     raise ValueError(f"[{method}] '{name}' must be in [{low}, 2**{bits}) but got {value!r}")
 
 
+def check_flag(method: str, name: str, value) -> bool:
+    """`value` as a bool; TypeError for what merely has a truth value, as "no" has."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise TypeError(f"[{method}] '{name}' must be True or False but got {value!r}")
+
+
 def check_common(method, lr, weight_decay, grad_multiplier, ema_params, ema_decay) -> None:
     # The usual call is let through at once: a call for each number costs as much as a small step.
     floats = type(lr) is type(weight_decay) is type(grad_multiplier) is float
@@ -179,12 +186,18 @@ def check_adadelta(rho, eps) -> None:
     check_range("Adadelta", "eps", eps, 0)
 
 
-def check_lars(momentum_buffers, momentum, trust_coefficient, eps) -> None:
+def check_lars(momentum_buffers, momentum, trust_coefficient, eps, adapt) -> None:
     if momentum_buffers is None:
         raise TypeError("'momentum_buffers' must be an array but got NoneType")
     check_range("LARS", "momentum", momentum, 0)
     check_range("LARS", "trust_coefficient", trust_coefficient, 0)
     check_range("LARS", "eps", eps, 0)
+    check_flag("LARS", "adapt", adapt)
+
+
+def check_lamb(step, betas, eps, adapt) -> None:
+    check_moments("LAMB", step, betas, eps)
+    check_flag("LAMB", "adapt", adapt)
 
 
 def check_adam(max_exp_avg_sqs, step, betas, eps, amsgrad, eps_mode) -> None:

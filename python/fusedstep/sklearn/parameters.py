@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-import numpy as np
-
 from .. import _checks
 from ..callbacks.base import as_callbacks
-from ..reference.scalars import check_integer, check_range
+from ..reference.scalars import check_flag, check_integer, check_range
 from .network import ACTIVATIONS, METHODS, SCHEDULES
 
 _FLAGS = ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping", "batch_norm")
@@ -33,8 +31,7 @@ def check_parameters(estimator) -> None:
     _checks.choice(where, "solver", given["solver"], ("adam", "sgd"))
     _checks.choice(where, "learning_rate", given["learning_rate"], ("constant", "invscaling", "adaptive"))
     for name in _FLAGS:
-        if not isinstance(given[name], (bool, np.bool_)):
-            raise TypeError(f"[{where}] '{name}' must be True or False but got {given[name]!r}")
+        check_flag(where, name, given[name])
     for name in _INTEGERS:
         check_integer(where, name, given[name], 1)
     for name in _POSITIVE:
