@@ -1,13 +1,15 @@
-"""What fit refuses, and what it says of it."""
+"""What fit refuses, and what it says of it; the memory layouts that it takes."""
+
+import tracemalloc
 
 import numpy as np
 import pytest
 
 import small_problem as small
-from fusedstep import nn, optim
+from fusedstep import nn, ops, optim
 from fusedstep._device import all_finite
 from fusedstep.callbacks import Checkpoint, StopOnNaN
-from fusedstep.evaluation import predict
+from fusedstep.evaluation import evaluate, predict
 from fusedstep.metrics import accuracy
 from fusedstep.training import fit
 
@@ -180,3 +182,53 @@ def test_an_optimizer_of_another_model_is_refused():
     for loss in (nn.SoftmaxCrossEntropy, "mse"):
         with pytest.raises(TypeError, match="'loss' must be a loss such as"):
             fit(model, optim.Adam(model.parameters()), loss, (X, Y), epochs=1, progress=False)
+
+
+def parts(rng, columns):
+    """Arrays of shape (40, columns) in every layout but C order, by name."""
+    wide = rng.random((80, 2 * columns + 2)).astype(np.float32)
+    return {
+        "Fortran": np.asfortranarray(wide[:40, :columns]),
+        "columns": wide[:40, 1 : columns + 1],
+        "every other column": wide[:40, 1 : 2 * columns + 1 : 2],
+        "every other sample": wide[::2, :columns],
+        "reversed": wide[:40, :columns][::-1],
+        "reversed columns": wide[:40, :columns][:, ::-1],
+        "repeated": np.broadcast_to(wide[0, :columns], (40, columns)),
+    }
+
+
+@pytest.mark.parametrize("loss", [nn.MeanSquaredError(), nn.SigmoidCrossEntropy(), ops.mean_squared_error])
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("layout", parts(np.random.default_rng(0), 1))
+def test_arrays_in_any_memory_order(layout, columns, shuffle, loss):
+    """As their copies in C order train, to the bit; the loss takes no other order."""
+    rng = np.random.default_rng(1)
+    X, y, weights = parts(rng, 3)[layout], parts(rng, columns)[layout], rng.random(80)[::-2]
+    if loss is ops.mean_squared_error:
+        weights = np.ones(40)
+
+    def run(X, y, weights):
+        model = nn.Sequential(nn.Dense(3, 4), nn.BatchNorm(4), nn.Tanh(), nn.Dense(4, columns))
+        optimizer = optim.GaussNewton(model.parameters()) if isinstance(loss, nn.Loss) else small.adam(model)
+        options = {"epochs": 2, "batch_size": 16, "shuffle": shuffle, "metrics": "rmse", "progress": False}
+        history = fit(model, optimizer, loss, (X, y, weights), (X, y, weights), **options)
+        rows = [{name: value for name, value in row.items() if name != "seconds"} for row in history.rows]
+        return small.state(model), rows, evaluate(model, loss, X, y, weights)
+
+    assert run(X, y, weights) == run(*map(np.ascontiguousarray, (X, y, weights)))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_no_set_is_copied_as_a_whole_for_its_order(shuffle):
+    X, y = (np.asfortranarray(np.random.default_rng(0).random((4000, 500), np.float32)) for _ in range(2))
+    model = nn.Sequential(nn.Dense(500, 2), nn.Dense(2, 500))
+    tracemalloc.start()
+    try:
+        options = {"epochs": 1, "batch_size": 16, "shuffle": shuffle, "progress": False}
+        fit(model, small.adam(model), nn.MeanSquaredError(), (X, y), **options)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < y.nbytes

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _checks
 from ._device import all_finite, as_host, get_device, is_cupy
-from ._transfer import device_dtype
+from ._transfer import contiguous, device_dtype
 from .data import MiniBatches, Source
 from .data.sources import as_samples, is_on_disk
 from .nn import Loss
@@ -82,7 +82,7 @@ def check_objects(model, optimizer, loss) -> None:
 def try_out(model, loss, name: str, x, target, weights=None) -> None:
     """Raise what would be raised in the midst of training."""
     # Two samples: batch normalization without running statistics takes no single one.
-    two = [array[:2] for array in (x, target)]
+    two = [contiguous(array[:2]) for array in (x, target)]
     device = get_device(model.device)
     if not is_cupy(x) and device.name != "cpu":
         two = [device.put(a.astype(device_dtype(i, a.dtype), copy=False)) for i, a in enumerate(two)]

@@ -29,12 +29,14 @@ _SLOTS = 3  # one that is worked on, one that is ready, one that is filled
 def batches_on(device: Device, batches: MiniBatches, look: Callable | None = None) -> Iterator[tuple]:
     """The batches of an epoch of `batches` as tuples of arrays on `device`.
 
-    Those that had to be gathered on the host, or copied to a GPU, are overwritten by later ones. `look` is as for
-    `MiniBatches.gathered`.
+    They are in C order, whatever the order of the set. Those that had to be gathered on the host, or copied to a GPU,
+    are overwritten by later ones. `look` is as for `MiniBatches.gathered`.
     """
     if _copies(device, batches):
         return _copied_ahead(device, batches, look)
-    return _gathered(batches, look) if device is CPU and batches.shuffle else batches.gathered(look=look)
+    if device is CPU and batches.shuffle:
+        return _gathered(batches, look)
+    return batches.gathered(lambda reader, bounds: tuple(map(contiguous, reader.read(bounds))), look)
 
 
 def batches_ahead(device: Device, batches: MiniBatches) -> int:
@@ -45,6 +47,13 @@ def batches_ahead(device: Device, batches: MiniBatches) -> int:
 def _copies(device: Device, batches: MiniBatches) -> bool:
     """Whether the batches are on the host, and wanted on a GPU."""
     return device_of(batches.arrays[0]) is CPU and device is not CPU
+
+
+def contiguous(array):
+    """`array` in C order, as losses take it, on its device: as it is, or a copy."""
+    device = device_of(array)
+    with device.active():
+        return device.xp.ascontiguousarray(array)
 
 
 def device_dtype(position: int, dtype: np.dtype) -> np.dtype:
