@@ -1,14 +1,17 @@
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+from inspect import signature
 
 import pytest
 
 import fusedstep
 from fusedstep import cli, model_selection, nn
 from fusedstep._commands import run_folder
+from fusedstep._commands.network import OPTIMIZERS
 
 QUICK = ["train", "digits", "--epochs", "2", "--hidden", "16", "--folds", "3", "--no-progress"]
 
@@ -123,6 +126,26 @@ def test_the_defaults_classify_digits(tmp_path, capsys, digits):
     code, _, _ = run(capsys, "train", "digits", "--no-progress", "--out", str(tmp_path))
     record = json.loads((tmp_path / "metrics.json").read_text())
     assert code == 0 and record["mean"]["test_accuracy"] >= 0.97
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_each_optimizer_learns_with_its_own_rate(optimizer, tmp_path, capsys, digits):
+    options = ("--optimizer", optimizer, "--epochs", "2", "--hidden", "32", "--split", "60/20/20", "--no-progress")
+    assert run(capsys, "train", "digits", *options, "--out", str(tmp_path / "run"))[0] == 0
+    (history,) = json.loads((tmp_path / "run" / "history.json").read_text())["histories"]
+    first, second = (row["train_loss"] for row in history["rows"])
+    assert 0 < second < first < math.inf
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())["options"]["lr"]
+    own = signature(OPTIMIZERS[optimizer]).parameters["lr"].default
+    assert kept == {"sgd": 0.1, "momentum": 0.01}.get(optimizer, own)
+
+
+def test_help_shows_the_rate_of_each_optimizer(capsys):
+    text = " ".join(run(capsys, "train", "--help")[1].split())
+    parts = text.split("learning rate (default: ")[1].split(")")[0].split("; ")
+    rates = {name: rate for rate, names in (part.split(" for ") for part in parts) for name in names.split(", ")}
+    assert rates.keys() == OPTIMIZERS.keys()
+    assert (rates["adadelta"], rates["sgd"], rates["adam"]) == ("1", "0.1", "0.001")
 
 
 def test_the_seed_decides_the_table(tmp_path, capsys, digits):

@@ -224,7 +224,7 @@ def test_digits(tmp_path, capsys):
 
     X, y = load_digits(return_X_y=True)
     folder = tmp_path / "run"
-    options = ("--epochs", "3", "--hidden", "32", "--folds", "3", "--no-progress", "--out", folder)
+    options = ("--epochs", "3", "--lr", "0.004", "--hidden", "32", "--folds", "3", "--no-progress", "--out", folder)
     assert run(capsys, "train", "digits", *options)[0] == 0
     np.savez(tmp_path / "new.npz", pixel=X[:50], y=y[:50])
     code, out, err = run(capsys, "predict", folder, tmp_path / "new.npz")
@@ -308,7 +308,7 @@ def test_a_configuration_of_odd_values(runs, tmp_path, capsys):
         *[("hidden", "8"), ("hidden", [0]), ("hidden", None), ("lr", "0.1"), ("cv", "5"), ("optimizer", "nope")],
         *[("batch_size", "many"), ("target", 3), ("stratify", "abc"), ("delimiter", "abc"), ("encoding", "nope")],
         *[("schedule", 3), ("seed", None), ("dropout", 2), ("report", 1), ("split", [1, 2]), ("epochs", True)],
-        ("cv", None),
+        *[("cv", None), ("lr", None)],
     ],
 )
 def test_options_that_cannot_be(name, value, runs, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from itertools import pairwise
 
 from .. import nn, optim
@@ -29,6 +30,11 @@ OPTIMIZERS = {
     "radam": optim.RAdam,
     "lars": optim.LARS,
     "lamb": optim.LAMB,
+}
+# Each method's own, but for gradient descent, whose 0.001, torch's, gets nowhere in the epochs of a run.
+RATES: dict[str, float] = {name: signature(method).parameters["lr"].default for name, method in OPTIMIZERS.items()} | {
+    "sgd": 0.1,
+    "momentum": 0.01,
 }
 # Each from the rate and the number of steps of the run.
 SCHEDULES: dict[str, Callable[[float, int], schedules.Schedule]] = {

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 from .._arguments import batch_size, integer, names, number, shares, widths
-from .network import ACTIVATIONS, OPTIMIZERS, SCHEDULE_HELP, SCHEDULES
+from .network import ACTIVATIONS, OPTIMIZERS, RATES, SCHEDULE_HELP, SCHEDULES
 from .problem import CLASSIFICATION, REGRESSION
 from .reading import FORMATS, read_table
 from .run_folder import CONFIG, csv_text
@@ -38,7 +38,7 @@ _DEFAULTS: dict = {
     "batch_norm": True,
     "dropout": 0.2,
     "optimizer": "adam",
-    "lr": 0.004,
+    "lr": None,
     "schedule": "cosine",
     "weight_decay": None,
     "max_norm": None,
@@ -117,7 +117,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add(group, "--dropout", type=number(0, 1, low_included=True), help="probability")
     group = parser.add_argument_group("training")
     _add(group, "--optimizer", choices=list(OPTIMIZERS), help="the method")
-    _add(group, "--lr", type=number(0, math.inf), help="learning rate")
+    _add(group, "--lr", type=number(0, math.inf), help=f"learning rate (default: {_shown_rates()})")
     _add(group, "--schedule", choices=list(SCHEDULES), help=SCHEDULE_HELP)
     _add(group, "--weight-decay", type=number(0, math.inf, low_included=True), help="default: 0, and 0.01 for adamw")
     _add(group, "--max-norm", type=number(0, math.inf), help="clip gradients to this global norm")
@@ -185,6 +185,7 @@ def settle(given: argparse.Namespace, config: dict | None = None) -> argparse.Na
         return options
     _check_data(given)
     vars(options).update({name: _either(getattr(given, name), default) for name, default in _DEFAULTS.items()})
+    options.lr = _either(options.lr, RATES[options.optimizer])
     if options.data == DIGITS:
         options.target, options.task = "y", CLASSIFICATION
     if options.split is not None:
@@ -208,7 +209,8 @@ def check_saved(path: Path, saved: dict) -> None:
         value = saved.get(name, default)
         if name == "cv" and value is None and saved.get("split") is not None:
             continue
-        if not _can_be(parser, name, value, default):
+        unsettled = name == "lr" and value is None  # a run keeps its rate
+        if unsettled or not _can_be(parser, name, value, default):
             raise ValueError(f"{path / CONFIG}: damaged: the option {name!r} is {json.dumps(value)[:40]}")
 
 
@@ -298,6 +300,12 @@ def _shown(value) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return "none" if value is None else str(value)
+
+
+def _shown_rates() -> str:
+    """Which optimizers have which rate, the largest first: "1 for adadelta, lars; 0.1 for sgd"."""
+    of_rate = {rate: [name for name in RATES if RATES[name] == rate] for rate in sorted(RATES.values(), reverse=True)}
+    return "; ".join(f"{rate:g} for {', '.join(names)}" for rate, names in of_rate.items())
 
 
 def _add(parser, *flags: str, flag: bool = False, help: str, **keywords) -> None:
