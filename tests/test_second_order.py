@@ -8,6 +8,7 @@ import pytest
 import fusedstep as fs
 from fusedstep import nn
 from fusedstep.optim.gauss_newton import conjugate_gradients
+from small_callbacks import Kill, KillAt
 
 METHODS = {
     "GaussNewton": lambda p, **options: fs.optim.GaussNewton(p, **{"cg_max_iter": 20, **options}),
@@ -231,6 +232,54 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_bits(method, tmp_path):
     resumed, whole = run(5, resume=path, callbacks=fs.callbacks.Checkpoint(path)), run(5)
     for name, array in whole.items():
         np.testing.assert_array_equal(resumed[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("killed_at", [(2, 0), (3, 2)])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_was_killed_amid_an_epoch_goes_on_to_the_same_bits(method, killed_at, tmp_path):
+    (x, y), path = data(96, np.float32), tmp_path / "run.safetensors"
+
+    def run(at, **options):
+        model = network(dtype=np.float32)
+        optimizer = METHODS[method](model.parameters(), ema_decay=0.9)
+        callbacks = [KillAt(*at), fs.callbacks.Checkpoint(path, every_batches=1)]
+        options |= {"epochs": 4, "batch_size": 25, "callbacks": callbacks, "progress": False}
+        history = fs.fit(model, optimizer, nn.SoftmaxCrossEntropy(), (x[:80], y[:80]), (x[80:], y[80:]), **options)
+        losses = [(row["train_loss"], row["validation_loss"]) for row in history.rows]
+        return losses, {k: v.tobytes() for k, v in model.state_dict().items()}, states(optimizer), model.random_offset
+
+    never = (9, 9)
+    whole = run(never)
+    path.unlink()
+    with pytest.raises(Kill):
+        run(killed_at)
+    resumed = run(never, resume=path)
+    assert resumed[:2] == whole[:2] and resumed[3] == whole[3]
+    for name, array in whole[2].items():
+        np.testing.assert_array_equal(resumed[2][name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_averages_are_validated_and_left_in_the_model(method):
+    x, y = data(64)
+    loss, held_out = nn.SoftmaxCrossEntropy(), (x[40:], y[40:])
+
+    def run(model, **options):
+        optimizer = METHODS[method](model.parameters(), ema_decay=0.5)
+        history = fs.fit(
+            model, optimizer, loss, (x[:40], y[:40]), held_out, epochs=3, batch_size=20, progress=False, **options
+        )
+        return optimizer, history
+
+    model, raw = network(), network()
+    optimizer, history = run(model)
+    _, raw_history = run(raw, validate_averages=False)
+    for p, q in zip(model.parameters(), raw.parameters(), strict=True):
+        np.testing.assert_array_equal(p.array, optimizer.averages()[p.name])
+        assert (p.array != q.array).any()
+    for trained, rows in ((model, history), (raw, raw_history)):
+        assert fs.evaluate(trained, loss, *held_out)["loss"] == rows.column("validation_loss")[-1]
+    assert history.column("train_loss") == raw_history.column("train_loss")  # they are looked at, no more
 
 
 @pytest.mark.parametrize("method", METHODS)
