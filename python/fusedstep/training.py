@@ -123,9 +123,10 @@ def fit(
     loss : callable
         ``loss(output, target, weights=None) -> (value, gradient)``, such as `fusedstep.nn.SoftmaxCrossEntropy()`.
     train, validation : tuple or MiniBatches
-        ``(X, y)`` or ``(X, y, weights)``: NumPy arrays, memory maps, HDF5 and Zarr datasets, or whatever else
-        `fusedstep.data.Source` reads; for a model on a GPU CuPy arrays there, too. As `train`, MiniBatches bring their
-        own batch size, seed, order and remainder; of those for `validation` the arrays alone are used.
+        ``(X, y)`` or ``(X, y, weights)``: NumPy arrays in any memory order, memory maps, HDF5 and Zarr datasets, or
+        whatever else `fusedstep.data.Source` reads; for a model on a GPU CuPy arrays there, too. As `train`,
+        MiniBatches bring their own batch size, seed, order and remainder; of those for `validation` the arrays alone
+        are used.
     epochs : int
         How many times to go through the training data, those of a resumed run included; at least 1.
     batch_size : int or None
