@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -83,6 +84,16 @@ def test_hyper_parameters(key, name):
     for value in ("0.1", 1j, [0.1], *arrays, *((1.0,) if name in INTEGERS else ())):
         message = f"[{method}] '{name}' must be {kind} but got {value!r}"
         check_refused(with_option(key, name, value), TypeError, message)
+
+
+@pytest.mark.parametrize("key", STEPS)
+def test_flags_are_bools(key):
+    flags = [name for name, p in inspect.signature(getattr(ops, key)).parameters.items() if isinstance(p.default, bool)]
+    assert {"maximize", "decoupled_weight_decay"} <= set(flags)
+    for name in flags:
+        for value in ("no", 1, 0.0, None, [], np.array(True)):
+            message = f"[{HYPER[key][0]}] '{name}' must be True or False but got {value!r}"
+            check_refused(with_option(key, name, value), TypeError, message)
 
 
 OTHER_OPTIONS = [
@@ -278,6 +289,8 @@ def test_mask_and_series(module):
             module.dropout_mask(shape, 0.5, seed=0)
     with pytest.raises(ValueError, match=r"\[ewma\] 'beta' must be in \[0, 1\) but got 1"):
         module.ewma([1.0], 1)
+    with pytest.raises(TypeError, match=r"\[ewma\] 'bias_correction' must be True or False but got 'no'"):
+        module.ewma([1.0], 0.5, bias_correction="no")
     with pytest.raises(ValueError, match="'values' must have at least one axis"):
         module.ewma(1.0, 0.5)
     for values in ([1j], ["a"], [None]):

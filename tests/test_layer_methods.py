@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 
@@ -129,48 +127,6 @@ def test_a_skipped_step_writes_nothing(method):
     params[0].grad.flat[0] = np.inf
     optimizer.step()
     assert bits(params, optimizer)[0] == before and optimizer.skipped == 1
-
-
-@pytest.mark.parametrize("adapt", ["no", 0, None, np.array(False)])
-@pytest.mark.parametrize("method", [optim.LARS, optim.LAMB])
-def test_adapt_is_a_bool(method, adapt):
-    """Otherwise "no" would adapt: in the constructor, in a group, in one that is changed later, and in a state dict."""
-    message = rf"\[{method.__name__}\] 'adapt' must be True or False but got {re.escape(repr(adapt))}"
-    params = parameters()
-    for given, options in ((params, {"adapt": adapt}), ([{"params": params, "adapt": adapt}], {})):
-        with pytest.raises(TypeError, match=message):
-            method(given, **options)
-    for given in (params, [{"params": params[:2]}, {"params": params[2:]}]):
-        optimizer = method(given)
-        train(params, optimizer, 1)
-        before = bits(params, optimizer)
-        state = optimizer.state_dict()
-        state["param_groups"][-1]["adapt"] = adapt
-        with pytest.raises(TypeError, match=message):
-            optimizer.load_state_dict(state)
-        optimizer.param_groups[-1]["adapt"] = adapt
-        with pytest.raises(TypeError, match=message):
-            optimizer.step()
-        optimizer.param_groups[-1]["adapt"] = True
-        assert bits(params, optimizer) == before
-
-
-@pytest.mark.parametrize("module", [fs.ops, fs.reference], ids=["ops", "reference"])
-def test_adapt_is_a_bool_in_the_functions_too(module):
-    p = np.ones(3)
-    with pytest.raises(TypeError, match=r"\[LARS\] 'adapt' must be True or False but got 'no'"):
-        module.lars_step(p, np.ones(3), np.zeros(3), lr=0.5, adapt="no")
-    with pytest.raises(TypeError, match=r"\[LAMB\] 'adapt' must be True or False but got 'no'"):
-        module.lamb_step(p, np.ones(3), np.zeros(3), np.zeros(3), lr=0.5, step=1, adapt="no")
-    assert (p == 1).all()
-
-
-@pytest.mark.parametrize("method", [optim.LARS, optim.LAMB])
-def test_adapt_may_be_numpy_s_bool(method):
-    params, plain = parameters(), parameters()
-    train(params, method(params, adapt=np.False_))
-    train(plain, method(plain, adapt=False))
-    assert_equal(params, plain)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -10,7 +10,7 @@ import pytest
 
 import fusedstep as fs
 from fusedstep import optim
-from small_optimizers import METHODS, VARIANTS, bits, model, parameters, train
+from small_optimizers import METHODS, VARIANTS, assert_equal, bits, model, parameters, train
 
 
 @pytest.mark.parametrize(("method", "arguments"), VARIANTS)
@@ -170,6 +170,59 @@ def test_wrong_arguments(method, params, arguments, error, words):
 def test_wrong_hyper_parameters(method, arguments, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         method(parameters(), **arguments)
+
+
+FLAGS = [
+    (method, name)
+    for method in METHODS
+    for name, value in method(parameters()).param_groups[0].items()
+    if isinstance(value, bool)
+]
+
+
+@pytest.mark.parametrize("value", ["no", 0, None, np.array(False)])
+@pytest.mark.parametrize(("method", "name"), FLAGS)
+def test_flags_are_bools(method, name, value):
+    """Otherwise "no" would be yes: in the constructor, a group, one that is changed later, and a state dict."""
+    message = rf"\] '{name}' must be True or False but got {re.escape(repr(value))}"
+    params = parameters()
+    for given, options in ((params, {name: value}), ([{"params": params, name: value}], {})):
+        if (method, name) == (optim.AdamW, "decoupled_weight_decay") and options:
+            continue  # no argument of its constructor
+        with pytest.raises(TypeError, match=message):
+            method(given, **options)
+    for given in (params, [{"params": params[:2]}, {"params": params[2:]}]):
+        optimizer = method(given)
+        train(params, optimizer, 1)
+        before = bits(params, optimizer)
+        state = optimizer.state_dict()
+        group = optimizer.param_groups[-1]
+        good = state["param_groups"][-1][name]
+        state["param_groups"][-1][name] = value
+        with pytest.raises(TypeError, match=message):
+            optimizer.load_state_dict(state)
+        group[name] = value
+        with pytest.raises(TypeError, match=message):
+            optimizer.step()
+        group[name] = good
+        assert bits(params, optimizer) == before
+
+
+@pytest.mark.parametrize("name", ["skip_nonfinite", "decay_1d", "capturable"])
+@pytest.mark.parametrize("method", METHODS)
+def test_options_that_are_flags_are_bools(method, name):
+    with pytest.raises(TypeError, match=rf"\[{method.__name__}\] '{name}' must be True or False but got 'no'"):
+        method(parameters(), **{name: "no"})
+
+
+@pytest.mark.parametrize(("method", "name"), FLAGS)
+def test_flags_may_be_numpy_s_bools(method, name):
+    params, plain = parameters(), parameters()
+    optimizer, other = method(params), method(plain)
+    optimizer.param_groups[0][name] = np.bool_(other.param_groups[0][name])
+    train(params, optimizer)
+    train(plain, other)
+    assert_equal(params, plain)
 
 
 def test_a_parameter_is_not_replaced():

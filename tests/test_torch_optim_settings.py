@@ -30,6 +30,20 @@ def assert_same_path(change, method="Adam", steps=12, **arguments):
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("method", "flags"),
+    [
+        ("SGD", {"momentum": 0.9, "nesterov": 1, "maximize": "no"}),
+        ("Adagrad", {"maximize": "no"}),
+        ("RMSprop", {"centered": 1, "maximize": None}),
+        ("Adam", {"amsgrad": "no", "maximize": 1}),
+        ("AdamW", {"amsgrad": [], "maximize": 1}),
+    ],
+)
+def test_flags_are_what_they_are_true_or_false_for_as_in_torch(method, flags):
+    assert_same_path(lambda *_: None, method, **flags)
+
+
 def test_a_tensor_for_a_rate_and_then_the_old_number():
     def change(optimizer, p, i):
         if i == 5:

@@ -55,7 +55,9 @@ def adadelta_step(
     if module is None:
         return by_reference("adadelta_step", locals())
     known_lr, known_multiplier, _ = known_step_scalars(module, lr, grad_multiplier, skip=skip)
-    _scalars.check_common("Adadelta", known_lr, weight_decay, known_multiplier, ema_params, ema_decay)
+    _scalars.check_common(
+        "Adadelta", known_lr, weight_decay, decoupled_weight_decay, maximize, known_multiplier, ema_params, ema_decay
+    )
     _scalars.check_adadelta(rho, eps)
     module.adadelta_step(
         params,
@@ -122,7 +124,9 @@ def adamax_step(
     if module is None:
         return by_reference("adamax_step", locals())
     known_lr, known_multiplier, known_step = known_step_scalars(module, lr, grad_multiplier, step, skip)
-    _scalars.check_common("Adamax", known_lr, weight_decay, known_multiplier, ema_params, ema_decay)
+    _scalars.check_common(
+        "Adamax", known_lr, weight_decay, decoupled_weight_decay, maximize, known_multiplier, ema_params, ema_decay
+    )
     _scalars.check_moments("Adamax", known_step, betas, eps)
     module.adamax_step(
         params,
@@ -186,7 +190,9 @@ def lion_step(
     if module is None:
         return by_reference("lion_step", locals())
     known_lr, known_multiplier, _ = known_step_scalars(module, lr, grad_multiplier, skip=skip)
-    _scalars.check_common("Lion", known_lr, weight_decay, known_multiplier, ema_params, ema_decay)
+    _scalars.check_common(
+        "Lion", known_lr, weight_decay, decoupled_weight_decay, maximize, known_multiplier, ema_params, ema_decay
+    )
     _scalars.check_moments("Lion", 1, betas, 0.0)
     module.lion_step(
         params,
@@ -258,7 +264,9 @@ def nadam_step(
     if module is None:
         return by_reference("nadam_step", locals())
     known_lr, known_multiplier, known_step = known_step_scalars(module, lr, grad_multiplier, step, skip)
-    _scalars.check_common("NAdam", known_lr, weight_decay, known_multiplier, ema_params, ema_decay)
+    _scalars.check_common(
+        "NAdam", known_lr, weight_decay, decoupled_weight_decay, maximize, known_multiplier, ema_params, ema_decay
+    )
     _scalars.check_nadam(known_step, betas, eps, momentum_decay)
     module.nadam_step(
         params,
@@ -332,7 +340,9 @@ def radam_step(
     if module is None:
         return by_reference("radam_step", locals())
     known_lr, known_multiplier, known_step = known_step_scalars(module, lr, grad_multiplier, step, skip)
-    _scalars.check_common("RAdam", known_lr, weight_decay, known_multiplier, ema_params, ema_decay)
+    _scalars.check_common(
+        "RAdam", known_lr, weight_decay, decoupled_weight_decay, maximize, known_multiplier, ema_params, ema_decay
+    )
     _scalars.check_moments("RAdam", known_step, betas, eps)
     module.radam_step(
         params,

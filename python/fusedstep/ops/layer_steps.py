@@ -64,8 +64,10 @@ def lamb_step(
     if module is None:
         return by_reference("lamb_step", locals())
     known_lr, known_multiplier, known_step = known_step_scalars(module, lr, grad_multiplier, step, skip)
-    _scalars.check_common("LAMB", known_lr, weight_decay, known_multiplier, ema_params, ema_decay)
-    _scalars.check_lamb(known_step, betas, eps, adapt)
+    _scalars.check_common(
+        "LAMB", known_lr, weight_decay, decoupled_weight_decay, maximize, known_multiplier, ema_params, ema_decay
+    )
+    _scalars.check_lamb(known_step, betas, eps, bias_correction, adapt)
     module.lamb_step(
         params,
         grads,
@@ -78,8 +80,8 @@ def lamb_step(
         betas[0],
         betas[1],
         eps,
-        bool(bias_correction),
-        bool(adapt),
+        bias_correction,
+        adapt,
     )
     advance_versions(params, exp_avgs, exp_avg_sqs, ema_params)
 
@@ -136,7 +138,9 @@ def lars_step(
     if module is None:
         return by_reference("lars_step", locals())
     known_lr, known_multiplier, _ = known_step_scalars(module, lr, grad_multiplier, skip=skip)
-    _scalars.check_common("LARS", known_lr, weight_decay, known_multiplier, ema_params, ema_decay)
+    _scalars.check_common(
+        "LARS", known_lr, weight_decay, decoupled_weight_decay, maximize, known_multiplier, ema_params, ema_decay
+    )
     _scalars.check_lars(momentum_buffers, momentum, trust_coefficient, eps, adapt)
     module.lars_step(
         params,
@@ -148,6 +152,6 @@ def lars_step(
         momentum,
         trust_coefficient,
         eps,
-        bool(adapt),
+        adapt,
     )
     advance_versions(params, momentum_buffers, ema_params)

@@ -70,7 +70,9 @@ def sgd_step(
     if module is None:
         return by_reference("sgd_step", locals())
     known_lr, known_multiplier, _ = known_step_scalars(module, lr, grad_multiplier, skip=skip)
-    _scalars.check_common("SGD", known_lr, weight_decay, known_multiplier, ema_params, ema_decay)
+    _scalars.check_common(
+        "SGD", known_lr, weight_decay, decoupled_weight_decay, maximize, known_multiplier, ema_params, ema_decay
+    )
     _scalars.check_sgd(momentum_buffers, momentum, dampening, nesterov)
     module.sgd_step(
         params,
@@ -81,7 +83,7 @@ def sgd_step(
         skip,
         momentum,
         dampening,
-        bool(nesterov),
+        nesterov,
     )
     advance_versions(params, momentum_buffers, ema_params)
 
@@ -135,7 +137,9 @@ def adagrad_step(
     if module is None:
         return by_reference("adagrad_step", locals())
     known_lr, known_multiplier, known_step = known_step_scalars(module, lr, grad_multiplier, step, skip)
-    _scalars.check_common("Adagrad", known_lr, weight_decay, known_multiplier, ema_params, ema_decay)
+    _scalars.check_common(
+        "Adagrad", known_lr, weight_decay, decoupled_weight_decay, maximize, known_multiplier, ema_params, ema_decay
+    )
     _scalars.check_adagrad(known_step, lr_decay, eps)
     module.adagrad_step(
         params,
@@ -205,7 +209,9 @@ def rmsprop_step(
     if module is None:
         return by_reference("rmsprop_step", locals())
     known_lr, known_multiplier, _ = known_step_scalars(module, lr, grad_multiplier, skip=skip)
-    _scalars.check_common("RMSprop", known_lr, weight_decay, known_multiplier, ema_params, ema_decay)
+    _scalars.check_common(
+        "RMSprop", known_lr, weight_decay, decoupled_weight_decay, maximize, known_multiplier, ema_params, ema_decay
+    )
     _scalars.check_rmsprop(momentum_buffers, grad_avgs, alpha, eps, momentum, centered)
     module.rmsprop_step(
         params,
@@ -285,8 +291,10 @@ def adam_step(
     if module is None:
         return by_reference("adam_step", locals())
     known_lr, known_multiplier, known_step = known_step_scalars(module, lr, grad_multiplier, step, skip)
-    _scalars.check_common("Adam", known_lr, weight_decay, known_multiplier, ema_params, ema_decay)
-    _scalars.check_adam(max_exp_avg_sqs, known_step, betas, eps, amsgrad, eps_mode)
+    _scalars.check_common(
+        "Adam", known_lr, weight_decay, decoupled_weight_decay, maximize, known_multiplier, ema_params, ema_decay
+    )
+    _scalars.check_adam(max_exp_avg_sqs, known_step, betas, eps, amsgrad, bias_correction, eps_mode)
     module.adam_step(
         params,
         grads,
@@ -300,7 +308,7 @@ def adam_step(
         betas[0],
         betas[1],
         eps,
-        bool(bias_correction),
+        bias_correction,
         eps_mode == "inside",
     )
     advance_versions(params, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, ema_params)

@@ -149,7 +149,7 @@ class LAMB(Optimizer):
 
     def _check_group(self, group):
         super()._check_group(group)
-        scalars.check_lamb(1, group["betas"], group["eps"], group["adapt"])
+        scalars.check_lamb(1, group["betas"], group["eps"], group["bias_correction"], group["adapt"])
 
     def _update(self, group, params, grads, states, step, common):
         ops.lamb_step(

@@ -67,6 +67,7 @@ class Momentum(Optimizer):
         super()._check_group(group)
         scalars.check_range(self._method, "momentum", group["momentum"], 0)
         scalars.check_finite(self._method, "dampening", group["dampening"])
+        scalars.check_flag(self._method, "nesterov", group["nesterov"])
 
     def _update(self, group, params, grads, states, step, common):
         ops.sgd_step(
@@ -346,7 +347,9 @@ class Adam(Optimizer):
     def _check_group(self, group):
         super()._check_group(group)
         given = group["amsgrad"] or None
-        scalars.check_adam(given, 1, group["betas"], group["eps"], group["amsgrad"], group["eps_mode"])
+        scalars.check_adam(
+            given, 1, group["betas"], group["eps"], group["amsgrad"], group["bias_correction"], group["eps_mode"]
+        )
 
     def _update(self, group, params, grads, states, step, common):
         ops.adam_step(

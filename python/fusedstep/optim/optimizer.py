@@ -9,10 +9,13 @@ import numpy as np
 from .. import ops
 from .._device import CPU, as_host, device_of, host_copy, is_cupy
 from ..reference.arrays import check_step
-from ..reference.scalars import check_finite, check_max_norm, check_range, clipping_factor
+from ..reference.scalars import check_finite, check_flag, check_max_norm, check_range, clipping_factor
 from .device import DeviceScalars, check_lr_array, check_parameters, stored
 from .groups import make_groups, split_1d
 from .runs import find_runs, zeros_like
+
+_FLAGS = ("maximize", "decoupled_weight_decay")
+"""Those of all optimizers but the second-order ones."""
 
 
 def _one_or_list(arrays: list):
@@ -59,6 +62,8 @@ class Optimizer:
     ------
     ValueError
         For a hyper-parameter out of range, an empty list, a parameter or a name that comes twice.
+    TypeError
+        For a hyper-parameter of another type: flags are bools.
     """
 
     _method: str
@@ -89,10 +94,11 @@ class Optimizer:
             )
         self.max_norm = max_norm
         self.ema_decay = ema_decay
-        self.skip_nonfinite = bool(skip_nonfinite)
-        self.capturable = bool(capturable)
+        self.skip_nonfinite = check_flag(self._method, "skip_nonfinite", skip_nonfinite)
+        self.capturable = check_flag(self._method, "capturable", capturable)
         self._steps = 0  # on a GPU that counts for itself, those that the host knows of
         self._skipped = 0
+        decay_1d = check_flag(self._method, "decay_1d", decay_1d)
         self.param_groups = split_1d(make_groups(self._method, params, defaults), decay_1d)
         self._parameters = [p for group in self.param_groups for p in group["params"]]
         self._grads = [p.grad for p in self._parameters]
@@ -144,6 +150,8 @@ class Optimizer:
                 "a number, or a 0-d array on the device and write into it"
             )
         check_range(self._method, "weight_decay", group["weight_decay"], 0)
+        for name in _FLAGS:
+            check_flag(self._method, name, group.get(name, False))
 
     def _update(self, group: dict, params: list, grads: list, states: dict, step: int, common: dict) -> None:
         raise NotImplementedError
@@ -200,7 +208,7 @@ class Optimizer:
         multiplier = check_finite(self._method, "grad_multiplier", grad_multiplier)
         if len(self._calls) > 1:  # the op checks its group, but then the first would be written before the second is
             for group, _, _, states in self._calls:
-                self._check_group({**group, "lr": self._lr(group)})
+                self._check_group({**group, "lr": self._lr(group)} if callable(group["lr"]) else group)
                 self._check_states(group, states)
         if self.max_norm is not None or self.skip_nonfinite:
             norm = ops.global_norm(self._grads) * abs(multiplier)
@@ -258,9 +266,9 @@ class Optimizer:
             self._steps += 1
 
     def _check_states(self, group: dict, states: dict) -> None:
-        missing = set(self._state_names(group)) - states.keys()
-        if missing:
-            raise ValueError(f"[{self._method}] the group has no {min(missing)!r}: switch it on in a new optimizer")
+        for name in self._state_names(group):
+            if name not in states:
+                raise ValueError(f"[{self._method}] the group has no {name!r}: switch it on in a new optimizer")
 
     def _gradients_are_finite(self) -> bool:
         return all(np.isfinite(grad).all() for grad in self._grads)

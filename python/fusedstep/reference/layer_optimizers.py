@@ -33,7 +33,7 @@ def lamb_step(
     common = Common(
         "LAMB", lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_params, ema_decay, skip, step
     )
-    check_lamb(common.step, betas, eps, adapt)
+    check_lamb(common.step, betas, eps, bias_correction, adapt)
     beta1, beta2 = map(float, betas)
     correction, root_scale = lamb_scalars(int(common.step), beta1, beta2, bias_correction)
     decay = 0.0 if common.decoupled else common.weight_decay

@@ -28,6 +28,7 @@ from .scalars import (
     check_adagrad,
     check_adam,
     check_common,
+    check_flag,
     check_range,
     check_rmsprop,
     check_sgd,
@@ -56,7 +57,16 @@ class Common:
         self.lr, self.multiplier, self.step, self.skipped = read_step_scalars(
             self.lr, self.multiplier, self.step, self.skip
         )
-        check_common(self.method, self.lr, self.weight_decay, self.multiplier, self.ema_params, self.ema_decay)
+        check_common(
+            self.method,
+            self.lr,
+            self.weight_decay,
+            self.decoupled,
+            self.maximize,
+            self.multiplier,
+            self.ema_params,
+            self.ema_decay,
+        )
         self.lr, self.weight_decay, self.multiplier = map(float, (self.lr, self.weight_decay, self.multiplier))
 
 
@@ -244,7 +254,7 @@ def adam_step(
     common = Common(
         "Adam", lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_params, ema_decay, skip, step
     )
-    check_adam(max_exp_avg_sqs, common.step, betas, eps, amsgrad, eps_mode)
+    check_adam(max_exp_avg_sqs, common.step, betas, eps, amsgrad, bias_correction, eps_mode)
     beta1, beta2 = map(float, betas)
     alpha, root_scale = adam_scalars(common.lr, int(common.step), beta1, beta2, bias_correction)
 
@@ -296,6 +306,7 @@ def global_norm(grads, *, out=None, nonfinite=None):
 def ewma(values, beta, *, bias_correction=False):
     """v_t = beta v_{t-1} + (1 - beta) y_t along the first axis, from v_0 = 0."""
     beta = check_range("ewma", "beta", beta, 0, 1)
+    check_flag("ewma", "bias_correction", bias_correction)
     values = np.asarray(values)
     if values.ndim == 0:
         raise ValueError("'values' must have at least one axis")

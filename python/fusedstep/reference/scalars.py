@@ -115,19 +115,26 @@ def check_integer(method: str, name: str, value, low: int, bits: int = 63) -> in
 
 def check_flag(method: str, name: str, value) -> bool:
     """`value` as a bool; TypeError for what merely has a truth value, as "no" has."""
-    if isinstance(value, bool | np.bool_):
+    if type(value) is bool:  # it counts at every small step
+        return value
+    if isinstance(value, np.bool_):
         return bool(value)
     raise TypeError(f"[{method}] '{name}' must be True or False but got {value!r}")
 
 
-def check_common(method, lr, weight_decay, grad_multiplier, ema_params, ema_decay) -> None:
+def check_common(
+    method, lr, weight_decay, decoupled_weight_decay, maximize, grad_multiplier, ema_params, ema_decay
+) -> None:
     # The usual call is let through at once: a call for each number costs as much as a small step.
     floats = type(lr) is type(weight_decay) is type(grad_multiplier) is float
     inside = floats and 0 <= lr < math.inf and 0 <= weight_decay < math.inf and -math.inf < grad_multiplier < math.inf
-    if inside and ema_params is ema_decay is None:
+    flags = type(decoupled_weight_decay) is type(maximize) is bool
+    if inside and flags and ema_params is ema_decay is None:
         return
     check_range(method, "lr", lr, 0)
     check_range(method, "weight_decay", weight_decay, 0)
+    check_flag(method, "decoupled_weight_decay", decoupled_weight_decay)
+    check_flag(method, "maximize", maximize)
     check_finite(method, "grad_multiplier", grad_multiplier)
     if ema_params is not None and ema_decay is None:
         raise ValueError(f"[{method}] 'ema_params' needs 'ema_decay'")
@@ -140,6 +147,8 @@ def check_common(method, lr, weight_decay, grad_multiplier, ema_params, ema_deca
 def check_sgd(momentum_buffers, momentum, dampening, nesterov) -> None:
     check_range("SGD", "momentum", momentum, 0)
     check_finite("SGD", "dampening", dampening)
+    if type(nesterov) is not bool:  # here and below: a call counts at every small step
+        check_flag("SGD", "nesterov", nesterov)
     if momentum_buffers is None and (float(momentum) != 0 or nesterov):
         raise ValueError("[SGD] 'momentum_buffers' must be given when 'momentum' is not 0 or 'nesterov' is set")
     if nesterov and float(momentum) == 0:
@@ -156,9 +165,11 @@ def check_rmsprop(momentum_buffers, grad_avgs, alpha, eps, momentum, centered) -
     check_range("RMSprop", "alpha", alpha, 0, 1, closed=True)
     check_range("RMSprop", "eps", eps, 0)
     check_range("RMSprop", "momentum", momentum, 0)
+    if type(centered) is not bool:
+        check_flag("RMSprop", "centered", centered)
     if momentum_buffers is None and float(momentum) != 0:
         raise ValueError("[RMSprop] 'momentum_buffers' must be given when 'momentum' is not 0")
-    if bool(centered) != (grad_avgs is not None):
+    if centered != (grad_avgs is not None):
         raise ValueError("[RMSprop] 'grad_avgs' must be given when, and only when, 'centered' is set")
 
 
@@ -195,14 +206,19 @@ def check_lars(momentum_buffers, momentum, trust_coefficient, eps, adapt) -> Non
     check_flag("LARS", "adapt", adapt)
 
 
-def check_lamb(step, betas, eps, adapt) -> None:
+def check_lamb(step, betas, eps, bias_correction, adapt) -> None:
     check_moments("LAMB", step, betas, eps)
-    check_flag("LAMB", "adapt", adapt)
+    if not type(bias_correction) is type(adapt) is bool:
+        check_flag("LAMB", "bias_correction", bias_correction)
+        check_flag("LAMB", "adapt", adapt)
 
 
-def check_adam(max_exp_avg_sqs, step, betas, eps, amsgrad, eps_mode) -> None:
+def check_adam(max_exp_avg_sqs, step, betas, eps, amsgrad, bias_correction, eps_mode) -> None:
     check_moments("Adam", step, betas, eps)
-    if bool(amsgrad) != (max_exp_avg_sqs is not None):
+    if not type(amsgrad) is type(bias_correction) is bool:
+        check_flag("Adam", "amsgrad", amsgrad)
+        check_flag("Adam", "bias_correction", bias_correction)
+    if amsgrad != (max_exp_avg_sqs is not None):
         raise ValueError("[Adam] 'max_exp_avg_sqs' must be given when, and only when, 'amsgrad' is set")
     if eps_mode not in ("outside", "inside"):
         raise ValueError(f"[Adam] 'eps_mode' must be 'outside' or 'inside' but got {eps_mode!r}")
