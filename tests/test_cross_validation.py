@@ -15,6 +15,7 @@ from fusedstep.callbacks import Callback, Checkpoint, EarlyStopping
 from fusedstep.cross_validation.rounds import Task
 from fusedstep.evaluation import evaluate
 from fusedstep.model_selection import RotatingKFold, cross_validate
+from fusedstep.tune import step_size_sweep
 
 pytest.importorskip("threadpoolctl")
 X, Y = small.data(90)
@@ -90,6 +91,13 @@ def test_the_threads_of_the_kernels_do_not_change_the_rows():
     assert rows[0] == rows[1]
 
 
+def script(code):
+    """The end of a process of its own that may import these tests."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
 def test_processes_do_not_change_the_rows():
     code = """
         import json, warnings
@@ -101,10 +109,7 @@ def test_processes_do_not_change_the_rows():
         assert (model.predict(t.X[test]) == parallel.predictions[test]).all()
         print("same")
     """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])}
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=120
-    )
+    result = script(code)
     assert result.stdout.strip() == "same", result.stderr
 
 
@@ -323,6 +328,38 @@ def test_a_model_that_comes_back_is_refused():
 
     with pytest.raises(ValueError, match="returned the same model again for fold 2"):
         cross_validate(lambda: model, make_optimizer, nn.SoftmaxCrossEntropy(), X, y, epochs=1, progress=False)
+
+
+SHARED = small.model()
+
+
+def shared():
+    return SHARED
+
+
+def test_a_model_that_comes_back_in_a_process_is_refused():
+    """There the module is loaded once, and each round gets a task of its own."""
+    pytest.importorskip("joblib")
+    code = """
+        import test_cross_validation as t
+        t.validate(make_model=t.shared, n_jobs=2)
+    """
+    result = script(code)
+    assert "ValueError: [cross_validate] 'make_model' returned the same model again for fold" in result.stderr
+
+
+def test_a_model_that_something_else_has_trained_is_refused():
+    model = small.model()
+    data, options = (X, Y), {"epochs": 1, "progress": False}
+    optimizers = {"Adam": optim.Adam}
+    step_size_sweep(lambda seed: model, optimizers, small.LOSS, data, data, lrs=[0.1], seeds=1, **options)
+    with pytest.raises(ValueError, match="returned the same model again for fold 1"):
+        validate(make_model=lambda: model)
+
+
+def test_what_is_no_model_is_refused_before_an_optimizer_is_made():
+    with pytest.raises(TypeError, match=r"'make_model' must return a fusedstep\.nn\.Sequential but returned None"):
+        validate(make_model=lambda: None)
 
 
 def test_targets_are_scaled_by_the_training_part_and_reported_in_their_own_unit():

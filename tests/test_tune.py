@@ -276,6 +276,11 @@ SAME = small.model(), small.model()
     ("options", "error", "words"),
     [
         ({"make_model": 3}, TypeError, "'make_model' must be a function of the seed but got 3"),
+        (
+            {"make_model": lambda seed: None},
+            TypeError,
+            "'make_model' must return a fusedstep.nn.Sequential but returned N",
+        ),
         ({"make_model": lambda seed: SAME[0]}, ValueError, "'make_model' returned the same model again"),
         ({"make_model": lambda seed: SAME[seed]}, ValueError, "'make_model' returned the same model again"),
         ({"optimizers": [optim.SGD]}, TypeError, "'optimizers' must be a dict of names and functions"),

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import pickle
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from . import backend
 from ._blas import blas_threads
 from ._extras import require
+from .nn import Sequential
 from .reference.scalars import check_integer
+
+_TRAINED: weakref.WeakSet = weakref.WeakSet()
+"""The models of earlier trainings in this process: a worker gets a task anew with each, but keeps what modules hold."""
+_LOCK = threading.Lock()
+
+
+def check_fresh(where: str, model, what_for: str = "") -> None:
+    """Raise for what `make_model` gave if it is no model, or one that was trained before and would go on from there."""
+    if not isinstance(model, Sequential):
+        raise TypeError(f"[{where}] 'make_model' must return a fusedstep.nn.Sequential but returned {model!r}")
+    with _LOCK:
+        if model in _TRAINED:
+            raise ValueError(f"[{where}] 'make_model' returned the same model again{what_for}")
+        _TRAINED.add(model)
 
 
 def check_n_jobs(where: str, n_jobs: int | None, blas: int | None) -> tuple[int | None, int | None]:

@@ -6,13 +6,13 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .._extras import require
-from .._jobs import threads
+from .._jobs import check_fresh, threads
 from ..callbacks.base import as_callbacks
 from ..data.sources import Samples, Source
 from ..evaluation import evaluate, predict
@@ -56,7 +56,6 @@ class Task:
     kernel_threads: int | None
     folder: FoldFolder | None
     fit_options: dict
-    seen: list = field(default_factory=list)  # models of earlier rounds
 
     def run(self, number: int, fold: Sequence[np.ndarray], seed: int, progress: bool | str) -> Round:
         """Train and test the model of fold `number`, from 1, or take up what the folder has of it."""
@@ -76,10 +75,9 @@ class Task:
         data = {part: both for part, *both in zip(_PARTS, inputs, targets, strict=True)}
         metrics = _in_own_unit(self.metrics, target_preprocessor)
         sample_shape = inputs[0].shape[1:]
-        model, optimizer, method = self._made(seed, sample_shape)
-        if any(model is other for other in self.seen):  # it would be tested on what it was trained on
-            raise ValueError(f"[cross_validate] 'make_model' returned the same model again for fold {number}")
-        self.seen.append(model)
+        model = self._model(seed, sample_shape)
+        check_fresh("cross_validate", model, f" for fold {number}")  # it would be tested on what it was trained on
+        optimizer, method = self._optimizer(model, sample_shape)
         options = self.fit_options | {"callbacks": self._callbacks(number), "progress": progress, "seed": seed}
         if self.folder is not None:
             options["callbacks"] += self.folder.callbacks(number, method)
@@ -96,15 +94,18 @@ class Task:
             outputs = target_preprocessor.inverse_transform(np.float64(outputs))
         return Round(row, outputs, history, preprocessor, target_preprocessor, model, method)
 
-    def _made(self, seed: int, sample_shape: tuple[int, ...]) -> tuple:
-        """(model, optimizer, what describes them)"""
-        model = call(self.make_model, "make_model", seed=seed, sample_shape=sample_shape)
+    def _model(self, seed: int, sample_shape: tuple[int, ...]):
+        return call(self.make_model, "make_model", seed=seed, sample_shape=sample_shape)
+
+    def _optimizer(self, model, sample_shape: tuple[int, ...]) -> tuple:
+        """(optimizer, what describes it and the model)"""
         optimizer = self.make_optimizer(model)
-        return model, optimizer, describe_method(model, optimizer, sample_shape)
+        return optimizer, describe_method(model, optimizer, sample_shape)
 
     def _taken_up(self, number: int, seed: int) -> Round:
         done = Round(**self.folder.read(number))
-        _, _, method = self._made(seed, tuple(done.method["sample_shape"]))
+        sample_shape = tuple(done.method["sample_shape"])
+        _, method = self._optimizer(self._model(seed, sample_shape), sample_shape)
         try:
             check_same_method(done.method, method)
         except ValueError as error:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .._jobs import check_n_jobs, count_workers, run_all, share_of_threads, threads
+from .._jobs import check_fresh, check_n_jobs, count_workers, run_all, share_of_threads, threads
 from .._quantiles import check_seeds
 from .._training_checks import check_arrays
 from ..callbacks import Callback, Checkpoint, StopOnNaN
@@ -22,8 +21,6 @@ from ..training import fit
 from .result import StepSizeSweep
 
 _WHERE = "step_size_sweep"
-_TRAINED: weakref.WeakSet = weakref.WeakSet()
-"""The models of earlier runs in this process: a worker gets a new task with each run, but keeps what modules hold."""
 _OWN = {"seed": "; use 'seeds'", "resume": ""}
 
 
@@ -136,9 +133,7 @@ class _Task:
         """The row of one run."""
         with threads(self.kernel_threads, self.blas_threads), np.errstate(all="ignore"):
             model = self.make_model(seed)
-            if model in _TRAINED:  # it would begin where an earlier run ended
-                raise ValueError(f"[{_WHERE}] 'make_model' returned the same model again")
-            _TRAINED.add(model)
+            check_fresh(_WHERE, model)
             optimizer = self.optimizers[name](model.parameters(), lr)
             options = self.fit_options | {"callbacks": self._callbacks(), "progress": False, "seed": seed}
             history = fit(model, optimizer, self.loss, self.train, self.validation, **options)
