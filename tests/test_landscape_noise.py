@@ -129,6 +129,7 @@ def test_noise():
     assert drawn[:, 1].mean() == pytest.approx(4, abs=0.1) and drawn[:, 1].std() == pytest.approx(1, rel=0.05)
     again = noisy(lambda x: 2 * x, [0.0, 1.0], seed=3)
     assert (again(np.array([1.0, 2.0])) == drawn[0]).all()
+    assert noisy(lambda x: math.exp(x[0]), 1.0)([1e4]).tolist() == [math.inf]  # where Python's floats overflow
 
 
 @pytest.mark.parametrize(
@@ -138,6 +139,27 @@ def test_noise():
         (lambda: noisy(abs, -1.0), ValueError, r"\[noisy\] 'scale' must be finite and not negative but got -1"),
         (lambda: noisy(abs, math.nan), ValueError, r"\[noisy\] 'scale' must be finite"),
         (lambda: noisy(abs, "loud"), TypeError, r"\[noisy\] 'scale' must be a number or an array of numbers"),
+        (
+            lambda: noisy(lambda x: [[1.0], [1.0, 2.0]], 1.0)(0),
+            TypeError,
+            r"\[noisy\] 'grad' must give real numbers but",
+        ),
+        (
+            lambda: noisy(lambda x: None, 1.0)(0),
+            TypeError,
+            r"\[noisy\] 'grad' must give real numbers but gave .* object",
+        ),
+        (
+            lambda: noisy(abs, [1.0, 2.0])(np.ones(3)),
+            ValueError,
+            r"'scale' must .* shape \(2,\), and 'grad' gave \(3,\)",
+        ),
+        (
+            lambda: noisy(abs, [1.0, 2.0])(np.ones(1)),
+            ValueError,
+            r"'scale' must .* shape \(2,\), and 'grad' gave \(1,\)",
+        ),
+        (lambda: noisy(abs, [1.0])(1.0), ValueError, r"'scale' must .* shape \(1,\), and 'grad' gave \(\)"),
         (lambda: noisy(abs, 1.0, 0.5), TypeError, r"\[noisy\] 'seed' must be an integer but got 0.5"),
         (lambda: band(3), TypeError, r"\[band\] 'run' must be a function of the seed but got a int"),
         (lambda: band(float), TypeError, r"\[band\] 'run' must give a Trajectory or a series of numbers but gave 0.0"),

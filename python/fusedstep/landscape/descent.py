@@ -176,13 +176,19 @@ def value_at(where: str, f: Callable, x: np.ndarray) -> float:
     return float(value)
 
 
-def _gradient(grad: Callable, x: np.ndarray) -> np.ndarray:
+def gradient_at(where: str, grad: Callable, x) -> np.ndarray:
+    """``grad(x)``, refused where it is no array of numbers; infinite where Python's own floats overflow."""
     try:
         gradient = as_array(grad(x))
     except OverflowError:
-        return np.full(x.shape, np.inf)
+        return np.full(np.shape(x), np.inf)
     if gradient.dtype.kind not in "biuf":
-        raise TypeError(f"[{_WHERE}] 'grad' must give real numbers but gave dtype {gradient.dtype}")
+        raise TypeError(f"[{where}] 'grad' must give real numbers but gave dtype {gradient.dtype}")
+    return gradient
+
+
+def _gradient(grad: Callable, x: np.ndarray) -> np.ndarray:
+    gradient = gradient_at(_WHERE, grad, x)
     if gradient.shape != x.shape:
         raise ValueError(f"[{_WHERE}] 'grad' must give the shape of 'start', {x.shape}, but gave {gradient.shape}")
     return gradient

@@ -11,7 +11,7 @@ from .. import _quantiles
 from .._checks import as_array
 from .._quantiles import check_levels, check_seeds
 from ..reference.scalars import check_integer
-from .descent import Trajectory
+from .descent import Trajectory, gradient_at
 
 
 def noisy(grad: Callable, scale, seed: int = 0) -> Callable:
@@ -33,7 +33,8 @@ def noisy(grad: Callable, scale, seed: int = 0) -> Callable:
     Raises
     ------
     TypeError, ValueError
-        `grad` is not callable, or `scale` is negative or not finite.
+        `grad` is not callable, or `scale` is negative or not finite; at a call, what `grad` gives is no array of real
+        numbers, or `scale` is not one number for each.
 
     Examples
     --------
@@ -51,7 +52,14 @@ def noisy(grad: Callable, scale, seed: int = 0) -> Callable:
     rng = np.random.default_rng(check_integer("noisy", "seed", seed, 0))
 
     def noisy_grad(x):
-        gradient = np.asarray(grad(x))
+        gradient = gradient_at("noisy", grad, x)
+        try:
+            np.broadcast_to(scale, gradient.shape)
+        except ValueError:
+            raise ValueError(
+                f"[noisy] 'scale' must be one number, or one for each coordinate, but has shape {scale.shape}, and "
+                f"'grad' gave {gradient.shape}"
+            ) from None
         return gradient + scale * rng.standard_normal(gradient.shape)
 
     return noisy_grad
