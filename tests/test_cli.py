@@ -12,14 +12,9 @@ import fusedstep
 from fusedstep import cli, model_selection, nn
 from fusedstep._commands import run_folder
 from fusedstep._commands.network import OPTIMIZERS
+from small_cli import run
 
 QUICK = ["train", "digits", "--epochs", "2", "--hidden", "16", "--folds", "3", "--no-progress"]
-
-
-def run(capsys, *arguments):
-    code = cli.main(arguments)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def test_version(capsys):

@@ -8,6 +8,7 @@ import pytest
 
 from fusedstep import cli
 from fusedstep._commands.results import prediction_columns, probabilities
+from small_cli import run, write
 
 pytest.importorskip("sklearn")
 pytest.importorskip("skops")
@@ -22,20 +23,6 @@ CLASS = [
     f"{'big' if size > 0 else 'small'}, {colour}" for size, colour in zip(*list(COLUMNS.values())[:2], strict=True)
 ]
 NUMBER = [2 * size + weight for size, weight in zip(COLUMNS["size"], COLUMNS["weight"], strict=True)]
-
-
-def write(path, columns):
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-    return path
-
-
-def run(capsys, *arguments):
-    code = cli.main([*map(str, arguments)])
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from fusedstep import cli, nn
+from fusedstep import nn
 from fusedstep._commands import train
+from small_cli import run
 
 pytest.importorskip("sklearn")
 pytest.importorskip("skops")
@@ -17,12 +18,6 @@ rng = np.random.default_rng(0)
 X = rng.normal(size=(90, 3))
 Y = X @ [1.0, 2.0, 3.0] + rng.normal(size=90)
 OPTIONS = ("--target", "y", "--no-progress", "--cv", "3", "--epochs", "12", "--hidden", "8", "--batch-size", "16")
-
-
-def run(capsys, *arguments):
-    code = cli.main([*map(str, arguments)])
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def save(path, y=Y):
