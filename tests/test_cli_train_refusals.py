@@ -136,8 +136,9 @@ def test_tables_that_cannot_be_learnt_from(columns, options, message, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_training_that_diverges_is_refused(tmp_path, capsys):
-    path = write(tmp_path / "data.csv", {"x": range(40), "y": ["a", "b"] * 20})
+@pytest.mark.parametrize("columns", [{"x": range(40), "y": ["a", "b"] * 20}, NUMBERS], ids=["classes", "numbers"])
+def test_a_training_that_diverges_is_refused(columns, tmp_path, capsys):
+    path = write(tmp_path / "data.csv", columns)
     options = ("--optimizer", "sgd", "--lr", "1e30", "--no-batch-norm", *QUICK, "--out", tmp_path / "run")
     err = refused(capsys, path, "--target", "y", *options)
     assert err.startswith("fusedstep: fold 1: the training diverged, no validation loss is finite: try an --lr")

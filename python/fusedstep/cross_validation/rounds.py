@@ -91,7 +91,7 @@ class Task:
             row |= {f"{part}_{name}": value for name, value in result.items()}
         outputs = predict(model, data["test"][0])
         if target_preprocessor is not None:
-            outputs = target_preprocessor.inverse_transform(np.float64(outputs))
+            outputs = _back(target_preprocessor, outputs)
         return Round(row, outputs, history, preprocessor, target_preprocessor, model, method)
 
     def _model(self, seed: int, sample_shape: tuple[int, ...]):
@@ -167,6 +167,12 @@ def _prepare(name: str, transformer, samples: Samples, fold, *target: Callable) 
     return fitted, outputs
 
 
+def _back(transformer, values) -> np.ndarray:
+    """Targets or outputs in their own unit; NaN where they are infinite, which scikit-learn refuses."""
+    values = np.float64(values)  # an offset of 1e9 leaves float32 no digits
+    return transformer.inverse_transform(np.where(np.isinf(values), np.nan, values))
+
+
 def _in_own_unit(metrics: dict[str, Callable], transformer) -> dict[str, Callable]:
     """Metrics of transformed targets and outputs that are those of the targets as they were."""
     if transformer is None:
@@ -175,8 +181,7 @@ def _in_own_unit(metrics: dict[str, Callable], transformer) -> dict[str, Callabl
     def back(metric):
         @functools.wraps(metric)
         def measured(target, output):
-            # in float64: an offset of 1e9 leaves float32 no digits
-            return metric(*(transformer.inverse_transform(np.float64(values)) for values in (target, output)))
+            return metric(_back(transformer, target), _back(transformer, output))
 
         return measured
 
