@@ -28,7 +28,7 @@ class Extremes:
     largest_error, smallest_error : float
         Bounds: an eigenvalue lies within that of each.
     products : int
-        Products with vectors that were taken, each for the price of two gradients.
+        Products with vectors that were taken, each for the price of one to two gradients.
     matrix : str
         Whose spectrum it is.
     """

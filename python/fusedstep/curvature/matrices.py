@@ -92,7 +92,7 @@ class Matrix:
 
 
 class Hessian(Matrix):
-    """The Hessian, by Pearlmutter's R-operator (1994, section 3): exact, for the price of two gradients a product.
+    """The Hessian, by Pearlmutter's R-operator (1994, section 3): exact, a product costs one to two gradients.
 
     Second derivatives of ReLU and LeakyReLU count as 0 everywhere, as their first ones do at 0.
 

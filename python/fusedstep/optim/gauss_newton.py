@@ -37,9 +37,9 @@ class GaussNewton(Damped):
     """Gauss-Newton, damped: ``p = p - lr * d`` with ``(J' H J + damping) d = g`` (Levenberg 1944, Marquardt 1963).
 
     ``J' H J`` is the generalized Gauss-Newton matrix of the batch (Schraudolph 2002), which is never formed: d comes
-    from conjugate gradients on its products with vectors (Martens 2010), each for the price of two gradients. A step
-    that would raise the loss of the batch, by more than rounding, is not taken, but tried again with ten times the
-    damping.
+    from conjugate gradients on its products with vectors (Martens 2010), each for the price of one to two gradients.
+    A step that would raise the loss of the batch, by more than rounding, is not taken, but tried again with ten times
+    the damping.
 
     Parameters
     ----------
