@@ -1,6 +1,6 @@
 """Compiles kernels_hash.cpp with every compiler that is named and compares what the programs print.
 
-    python tests/cpp/compare.py BUILD_FOLDER [--compilers g++ clang++ aarch64-linux-gnu-g++]
+    python tests/cpp/compare.py BUILD_FOLDER [--compilers g++ g++-without-openmp clang++ aarch64-linux-gnu-g++]
 
 The programs of aarch64 run under qemu-user. A compiler that is missing is an error: what did not run proves nothing.
 """
@@ -14,21 +14,23 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CROSS = {  # options of CMake, and what runs the program
+SPECIAL = {  # the compiler, options of CMake, and what runs the program
+    "g++-without-openmp": ("g++", ["-DFUSEDSTEP_OPENMP=OFF"], []),  # as the wheels of macOS are made
     "aarch64-linux-gnu-g++": (
+        "aarch64-linux-gnu-g++",
         ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"],
         ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"],
-    )
+    ),
 }
 
 
-def hashes(compiler: str, folder: Path) -> str:
-    """What the program prints that `compiler` makes."""
-    options, runner = CROSS.get(compiler, ([], []))
+def hashes(name: str, folder: Path) -> str:
+    """What the program prints that the compiler of this name makes."""
+    compiler, options, runner = SPECIAL.get(name, (name, [], []))
     for tool in (compiler, "cmake", *runner[:1]):
         if shutil.which(tool) is None:
             sys.exit(f"there is no {tool}")
-    build = folder / compiler
+    build = folder / name
     fixed = ["-DCMAKE_BUILD_TYPE=Release", "-DFUSEDSTEP_KERNELS_HASH=ON", "-DFUSEDSTEP_WERROR=ON"]
     configure = ["cmake", "-S", ROOT, "-B", build, f"-DCMAKE_CXX_COMPILER={compiler}", *fixed, *options]
     subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
@@ -40,16 +42,16 @@ def hashes(compiler: str, folder: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--compilers", nargs="+", default=["g++", "clang++", *CROSS])
+    parser.add_argument("--compilers", nargs="+", default=["g++", "clang++", *SPECIAL])
     arguments = parser.parse_args()
-    printed = {compiler: hashes(compiler, arguments.folder) for compiler in arguments.compilers}
+    printed = {name: hashes(name, arguments.folder) for name in arguments.compilers}
     (first, expected), *others = printed.items()
     differing = 0
-    for compiler, lines in others:
+    for name, lines in others:
         pairs = zip(expected.splitlines(), lines.splitlines(), strict=True)
         different = [mine.partition(" ")[2] for mine, other in pairs if mine != other]
         differing += len(different)
-        print(f"{compiler}: {', '.join(different) or 'the bits'} {'differ from' if different else 'of'} {first}")
+        print(f"{name}: {', '.join(different) or 'the bits'} {'differ from' if different else 'of'} {first}")
     print(f"{len(expected.splitlines())} kernels")
     return differing != 0
 

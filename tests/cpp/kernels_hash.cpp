@@ -249,6 +249,10 @@ Lines run() {
   std::vector<unsigned char> keep(static_cast<std::size_t>(kLargest));
   launch::dropout_mask(context, keep.data(), kLargest, {0.5, 3, {}}, false);
   lines["dropout mask"].add(std::vector<double>(keep.begin(), keep.end()));
+  const std::int64_t ragged = kLargest - 3;  // the last byte is not full
+  std::vector<unsigned char> bits(static_cast<std::size_t>((ragged + 7) / 8));
+  launch::dropout_mask(context, bits.data(), ragged, {0.5, 3, {}}, true);
+  lines["dropout mask, packed"].add(std::vector<double>(bits.begin(), bits.end()));
   return lines;
 }
 
