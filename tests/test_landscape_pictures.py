@@ -60,6 +60,8 @@ def test_values_by_step(tmp_path):
     (panel,) = landscape.plot_values({"noisy": noisy}, minimum=1e-3, log_steps=True).axes
     assert panel.get_xscale() == "log" and panel.get_ylabel() == "f(x) - minimum"
     assert panel.get_lines()[0].get_xdata()[0] == 1
+    (panel,) = landscape.plot_values({"far": landscape.band(lambda seed: [1e308, 1e99], 2)}, minimum=-1e308).axes
+    assert np.isnan(panel.get_lines()[0].get_ydata()).all()
 
 
 def test_a_band_goes_on_where_an_edge_is_infinite_or_zero(tmp_path):
@@ -99,8 +101,10 @@ def picture(f, tmp_path):
         (lambda x: x @ x if x[0] > 0 else -math.inf, 14, True),
         (lambda x: math.exp(1e3 * float(x[0])), 14, True),  # an OverflowError
         (lambda x: 2.0 if x[0] > 0 else math.nan, 0, True),
+        (lambda x: 1e99 * x[0], 14, False),
+        (lambda x: x[1] if abs(x[0]) < 1 else 1e308 * x[0], 14, True),
     ],
-    ids=["constant", "step", "nan", "inf", "-inf", "overflow", "constant and nan"],
+    ids=["constant", "step", "nan", "inf", "-inf", "overflow", "constant and nan", "large", "too large"],
 )
 def test_level_lines_where_a_function_is_constant_or_not_finite(f, lines, grey, tmp_path):
     """No warning, as pytest makes errors of these."""
@@ -125,15 +129,20 @@ def test_level_lines_above_a_minimum_outside_of_the_domain(tmp_path):
         (lambda x: 3.0, 2, 4),
         (lambda x: np.log(x), -5, 1.2),
         (lambda x: math.inf if x < 0 else float(x), -0.2, 2.2),
+        (lambda x: 1e20, 0.95e20, 1.05e20),
+        (lambda x: -1e20, -1.05e20, -0.95e20),
+        (lambda x: 1e99 * x, -2.32e99, 2.32e99),
+        (lambda x: float(x) if abs(x) < 1 else math.copysign(1e308, x), -1.2, 1.2),
     ],
-    ids=["constant", "nan", "inf"],
+    ids=["constant", "nan", "inf", "large constant", "large negative", "large", "too large"],
 )
 def test_steps_on_a_curve_that_is_constant_or_not_finite(f, low, high, tmp_path):
     pytest.importorskip("matplotlib")
     run = descend(F, sgd(0.5), 5, start=1.0)
-    (panel,) = landscape.plot_steps(Function("f", f, None, domain=((-2.0, 2.0),)), {"a": run}).axes
+    function = Function("f", f, None, domain=((-2.0, 2.0),))
+    (panel,) = landscape.plot_steps(function, {"a": run}, path=tmp_path / "steps.png").axes
     bottom, top = panel.get_ylim()
-    assert (bottom, top) == pytest.approx((low, high), abs=1)
+    assert (bottom, top) == pytest.approx((low, high), abs=1, rel=0.01)
 
 
 def test_six_lines_each_have_a_look_of_their_own():
@@ -153,6 +162,9 @@ def test_bad_pictures_are_refused():
         nowhere = Function("nowhere", lambda x: math.nan, None, domain=domain)
         with pytest.raises(ValueError, match=rf"\[{where}\] 'function' is finite nowhere in its domain"):
             getattr(landscape, where)(nowhere, {"a": path})
+        large = Function("large", lambda x: 1e308, None, domain=domain)
+        with pytest.raises(ValueError, match=rf"\[{where}\] 'function' is finite nowhere .* \(beyond 1e\+100"):
+            getattr(landscape, where)(large, {"a": path})
         text = Function("text", lambda x: "?", None, domain=domain)
         with pytest.raises(TypeError, match=rf"\[{where}\] 'f' must give a number but gave <U1"):
             getattr(landscape, where)(text, {"a": path})

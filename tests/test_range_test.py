@@ -159,6 +159,10 @@ def test_plot_of_a_range_test(tmp_path):
         labels[:2] == ["each batch", "smoothed, 9 batches late"]
         and labels[2] == f"steepest descent: {found.steepest:.2g}"
     )
+    for losses, low, high in (([1e20, 1e20], 0.95e20, 1.05e20), ([2.0, 1.0, 1e30], 0.7, 4.3)):
+        losses = np.array(losses)
+        (panel,) = tune.RangeTest(np.geomspace(0.1, 1, len(losses)), losses, losses, True).plot().axes
+        assert panel.get_ylim() == pytest.approx((low, high))
     nothing = tune.RangeTest(np.array([0.1, 1.0]), np.array([1.0, np.inf]), np.array([1.0, np.inf]), True)
     assert len(nothing.plot(tmp_path / "nothing.png").axes[0].get_legend().get_texts()) == 2
 

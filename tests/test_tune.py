@@ -258,7 +258,13 @@ def test_plot_of_a_sweep_where_the_median_run_diverged(tmp_path):
 
 @pytest.mark.parametrize(
     ("losses", "low", "high"),
-    [((-1.0, 2.0), -1.15, 2.15), ((-1.0, -2.0), -2.05, -0.95), ((0.0, 2.0), -0.1, 2.1), ((0.0, 0.0), -1, 1)],
+    [
+        ((-1.0, 2.0), -1.15, 2.15),
+        ((-1.0, -2.0), -2.05, -0.95),
+        ((0.0, 2.0), -0.1, 2.1),
+        ((0.0, 0.0), -1, 1),
+        ((-1e20, -1e20), -1.05e20, -0.95e20),
+    ],
 )
 def test_plot_of_a_sweep_with_losses_that_are_not_positive(losses, low, high, tmp_path):
     pytest.importorskip("matplotlib")
@@ -267,6 +273,20 @@ def test_plot_of_a_sweep_with_losses_that_are_not_positive(losses, low, high, tm
     line = panel.get_lines()[0]
     assert panel.get_yscale() == "linear" and panel.get_ylim() == pytest.approx((low, high))
     assert line.get_ydata() == pytest.approx([*losses, math.nan], nan_ok=True)
+
+
+@pytest.mark.parametrize("low", [-5.0, 5.0])
+def test_plot_of_a_sweep_with_a_lower_edge_at_minus_infinity(low, tmp_path):
+    """Beside a step size of which a few runs did not diverge."""
+    pytest.importorskip("matplotlib")
+    curves = [{0.1: -math.inf, 1.0: 1.0}] * 2 + [{0.1: low, 1.0: math.inf}] * 9
+    rows = [row for curve in curves for row in result({"SGD": curve}).rows]
+    found = tune.StepSizeSweep(rows)
+    edges = [(cell["lower"], cell["median"]) for cell in found.summary()]
+    assert edges == [(-math.inf, low), (1.0, math.inf)]
+    (panel,) = found.plot(tmp_path / "edge.png").axes
+    bottom, top = panel.get_ylim()
+    assert bottom < low < top and panel.get_yscale() == ("linear" if low < 0 else "log")
 
 
 SAME = small.model(), small.model()

@@ -24,6 +24,11 @@ _METRICS = tuple((color, dashes) for (color, _), (_, dashes) in zip(_others, LIN
 _TRAIN_LINE, _BEST = "--", "#444444"
 
 
+def room(low: float, high: float, share: float) -> float:
+    """What an axis leaves beyond both its ends; where they are one, what does not vanish beside it in rounding."""
+    return share * (high - low) or 0.05 * abs(low) or 1.0
+
+
 def plot_histories(histories: Sequence[History], titles: Sequence[str] = (), *, path: str | os.PathLike | None = None):
     """Draw the loss of one run or of several, a panel each, on common axes; of one, its metrics below.
 

@@ -10,13 +10,13 @@ from itertools import cycle
 import numpy as np
 
 from .._extras import require
-from ..plot import LINES
+from ..plot import LINES, room
 from .descent import Trajectory, value_at
 from .functions import Function
 from .noise import Band
 
 _CURVE, _MINIMUM = "#777777", "#222222"
-_SMALLEST, _LARGEST = 1e-100, 1e100
+_SMALLEST, _LARGEST = 1e-100, 1e100  # what is beyond counts as 0 or infinite: differences and margins overflow
 
 
 def plot_steps(function: Function, paths: Mapping[str, Trajectory], *, path: str | os.PathLike | None = None):
@@ -41,7 +41,8 @@ def plot_steps(function: Function, paths: Mapping[str, Trajectory], *, path: str
     ImportError
         matplotlib is missing.
     TypeError, ValueError
-        There is nothing to draw, not in one dimension, or the function is finite nowhere in its domain.
+        There is nothing to draw, not in one dimension, or the function is finite nowhere in its domain, where what is
+        beyond 1e100 counts as infinite.
     """
     ((low, high),) = _domain("plot_steps", function, 1)
     _check_paths("plot_steps", paths, ())
@@ -63,8 +64,8 @@ def plot_steps(function: Function, paths: Mapping[str, Trajectory], *, path: str
     for panel in panels[len(paths) :]:
         panel.remove()
     bottom, top = np.nanmin(curve), np.nanmax(curve)
-    room = 0.08 * (top - bottom) or 1.0
-    figure.axes[0].set(xlim=(low, high), ylim=(bottom - room, top + room))
+    beyond = room(bottom, top, 0.08)
+    figure.axes[0].set(xlim=(low, high), ylim=(bottom - beyond, top + beyond))
     for i, panel in enumerate(figure.axes):
         panel.set_ylabel("f(x)" if i % columns == 0 else "")
         if i + columns >= len(paths):
@@ -139,8 +140,11 @@ def plot_values(
     _check_runs("plot_values", runs, (Trajectory, Band))
     figure = _figure(6.4, 4.4)
     panel = figure.subplots()
-    lines = {label: (run.median if isinstance(run, Band) else run.values) - minimum for label, run in runs.items()}
-    bands = {label: (run.lower - minimum, run.upper - minimum) for label, run in runs.items() if isinstance(run, Band)}
+    with np.errstate(over="ignore"):
+        lines = {label: (run.median if isinstance(run, Band) else run.values) - minimum for label, run in runs.items()}
+        bands = {
+            label: (run.lower - minimum, run.upper - minimum) for label, run in runs.items() if isinstance(run, Band)
+        }
     limits = _value_limits([*lines.values(), *(edge for edges in bands.values() for edge in edges)])
     for (label, values), (color, dashes) in zip(lines.items(), cycle(LINES), strict=False):
         steps = np.arange(len(values)) + (1 if log_steps else 0)
@@ -159,12 +163,14 @@ def plot_values(
 
 
 def _finite_values(where: str, function: Function, points: np.ndarray) -> np.ndarray:
-    """The function at a grid of points, with NaN where it is not finite; raise where it is so everywhere."""
+    """The function at a grid of points, with NaN where it is as good as infinite; raise where it is so everywhere."""
     shape = points.shape[: len(function.domain)]
     with np.errstate(all="ignore"):
         values = np.array([value_at(where, function.f, points[i]) for i in np.ndindex(shape)]).reshape(shape)
-    if not (finite := np.isfinite(values)).any():
-        raise ValueError(f"[{where}] 'function' is finite nowhere in its domain {function.domain}")
+        finite = np.abs(values) < _LARGEST
+    if not finite.any():
+        known = f"(beyond {_LARGEST:g} counts as infinite)"
+        raise ValueError(f"[{where}] 'function' is finite nowhere in its domain {function.domain} {known}")
     return np.where(finite, values, np.nan)
 
 

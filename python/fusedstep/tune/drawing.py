@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._extras import require
-from ..plot import LINES
+from ..plot import LINES, room
 
 if TYPE_CHECKING:
     from .range_test import RangeTest
@@ -57,23 +57,24 @@ def plot_range_test(test: RangeTest, path: str | os.PathLike | None):
         if lr is not None:
             panel.axvline(lr, color=marked, linestyle=dashes, linewidth=1.2, label=f"{label}: {lr:.2g}")
     panel.set(xscale="log", xlabel="step size", ylabel="training loss")
-    finite = test.smoothed[np.isfinite(test.smoothed)]
-    if len(finite):
-        room = 0.1 * (finite.max() - finite.min()) or 1.0
-        panel.set_ylim(finite.min() - room, min(finite.max(), finite[0] + abs(finite[0]) + room) + room)
+    finite = test.smoothed[np.isfinite(test.smoothed)].tolist()
+    if finite:
+        low, high = min(finite), min(max(finite), finite[0] + abs(finite[0]))
+        beyond = room(low, high, 0.1)
+        panel.set_ylim(low - beyond, high + beyond)
     return _finished(figure, panel, path)
 
 
 def _loss_axis(cells: list[dict]) -> tuple[str, float, float]:
     """Scale and ends of the axis of the losses: one far beyond the others is as good as infinite."""
     lower, medians = ([cell[which] for cell in cells if math.isfinite(cell[which])] for which in ("lower", "median"))
-    if not lower:
+    if not lower + medians:
         return "linear", 0.0, 1.0
-    lowest, highest = min(lower), max(medians or lower)
+    lowest, highest = min(lower + medians), max(medians or lower)
     if lowest > 0:
         return "log", lowest / 1.3, min(highest, 1e3 * lowest) * 1.3
-    room = 0.05 * (highest - lowest) or 1.0
-    return "linear", lowest - room, highest + room
+    beyond = room(lowest, highest, 0.05)
+    return "linear", lowest - beyond, highest + beyond
 
 
 def _figure():
