@@ -39,7 +39,10 @@ def caption(stem):
 
 
 def tolerance(quoted):
-    """A tenth, or 2 in the last digit behind the point: matrix products differ a little between processors."""
+    """A tenth, or 2 in the last digit behind the point: matrix products differ a little between processors.
+
+    What lies on a grid, as the best epoch does, may then move by more: a script claims a range of it, in words.
+    """
     digits = len(quoted.partition(".")[2]) if "." in quoted and "e" not in quoted else None
     return max(0.1 * value(quoted), 2 * 10**-digits if digits else 0)
 

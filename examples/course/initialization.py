@@ -28,13 +28,12 @@ for (name, (init, factor)), (color, dashes) in zip(inits.items(), LINES, strict=
     curves.plot(range(1, 9), median, color=color, linestyle=dashes, linewidth=1.8, label=name)
     curves.fill_between(range(1, 9), lower, upper, color=color, alpha=0.15, linewidth=0)
     print(f"{name}: train loss {median[-1]:.3g} after 8 epochs")
-
-X, y = np.array([[-1.0, -1], [-1, 1], [1, -1], [1, 1]]), np.array([[0.0], [1], [1], [0]])  # exclusive or
-loss, shift = fs.nn.MeanSquaredError(), np.linspace(-0.35, 0.35, 16)
 claim("with He's for ReLU the loss falls at once", all(trained["He"][1][-1] <= t[1][-1] for t in trained.values()))
 claim("weights three times as large have to be undone first", trained["He, times 3"][1][0] > 10)
 claim("from zeros no gradient reaches the hidden units", (trained["zeros"][0] > 2.2).all())  # what chance gives is 2.3
 
+X, y = np.array([[-1.0, -1], [-1, 1], [1, -1], [1, 1]]), np.array([[0.0], [1], [1], [0]])  # exclusive or
+loss, shift = fs.nn.MeanSquaredError(), np.linspace(-0.35, 0.35, 16)
 optimizers = {"SGD": lambda params: fs.optim.SGD(params, lr=0.3), "Adam": lambda params: fs.optim.Adam(params, lr=0.03)}
 starts = {"LeCun": ("lecun", 1), "LeCun, times 4": ("lecun", 4), "zeros": ("zeros", 1)}
 for place, (name, (init, factor)) in enumerate(starts.items()):

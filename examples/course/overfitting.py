@@ -27,7 +27,8 @@ history, best = histories["to the end"], histories["stopped"].best_epoch
 epochs, losses = history.column("epoch"), {name: history.column(f"{name}_loss") for name in ("train", "validation")}
 claim(f"A network that is too large for {len(train[0])} images")
 claim("the train loss falls to nothing", losses["train"][-1] < 0.05)
-claim(f"the validation loss turns after epoch {best}")
+# Several epochs of these are almost as good as the best one.
+claim("the validation loss turns between epochs 15 and 30", 15 <= best <= 30)
 claim(f"on samples that neither part has seen their loss is {tested['stopped']:.2f}")
 claim(f"against {tested['to the end']:.2f} at the end")
 
