@@ -8,7 +8,7 @@ import pytest
 import fusedstep as fs
 from fusedstep import backend
 
-LAUNCH_FAILURE = 719
+INSUFFICIENT_DRIVER, LAUNCH_FAILURE = 35, 719
 
 
 @pytest.fixture
@@ -118,3 +118,9 @@ def test_errors_name_the_kernel_and_are_over(emulator, call, kernel):
         call(arrays())
     assert emulator.outstanding_allocations() == 0
     call(arrays())
+
+
+def test_a_driver_that_is_too_old_is_to_be_updated(emulator):
+    emulator.fail_next_launch(INSUFFICIENT_DRIVER)
+    with pytest.raises(RuntimeError, match=r"cudaErrorInsufficientDriver.*; update the NVIDIA driver$"):
+        fs.ops.dropout(np.ones(8), 0.5, seed=1)

@@ -17,20 +17,24 @@ struct Names {
 
 inline Names make_names() {
   namespace py = pybind11;
+  const auto made = [](PyObject* object) {
+    if (object == nullptr) throw py::error_already_set();
+    return object;
+  };
+  const auto interned = [&](const char* name) { return made(PyUnicode_InternFromString(name)); };
 #if defined(FUSEDSTEP_CUDA_MODULE) && !defined(FUSEDSTEP_CUDA_ON_CPU)
   PyObject* keywords = py::make_tuple("stream", "max_version").release().ptr();
   PyObject* stream_keyword = py::make_tuple("stream").release().ptr();
 #else
   PyObject *keywords = py::make_tuple("max_version").release().ptr(), *stream_keyword = nullptr;
 #endif
-  const auto interned = PyUnicode_InternFromString;
   return {interned("__dlpack__"),
           interned("__dlpack_c_exchange_api__"),
           interned("is_neg"),
           keywords,
           stream_keyword,
           py::make_tuple(1, 0).release().ptr(),
-          PyLong_FromLong(-1),
+          made(PyLong_FromLong(-1)),
           interned("params"),
           interned("grad"),
           interned("found_inf"),

@@ -417,7 +417,9 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(Py_TYPE(self));
   if (!py::detail::is_holder_constructed(self)) return 0;
   int result = 0;
-  py::cast<const StepPlan&>(py::handle(self)).visit([&](const py::handle& object) {
+  // Not by a cast, which takes pybind11's lock: the collector may have stopped the thread that holds it.
+  const auto value = reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder();
+  value.value_ptr<StepPlan>()->visit([&](const py::handle& object) {
     if (result == 0 && object) result = visit(object.ptr(), arg);
   });
   return result;

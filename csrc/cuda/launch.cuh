@@ -28,7 +28,9 @@ inline void forget_error() { cudaGetLastError(); }
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   forget_error();
-  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status));
+  const char* advice = status == cudaErrorInsufficientDriver ? "; update the NVIDIA driver" : "";
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status) +
+                           advice);
 }
 
 inline cudaStream_t stream_of(const Context& context) { return static_cast<cudaStream_t>(context.stream); }

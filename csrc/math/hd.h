@@ -1,5 +1,6 @@
 // Marks scalar code that runs on host and device. Everything in csrc/math stands in an anonymous namespace: these
-// headers are compiled once per instruction set, and no copy may be shared between them by the linker.
+// headers are compiled once per instruction set, and no copy may be shared between them by the linker, which is what an
+// anonymous namespace is for where a compiler takes 'inline' as a wish, as MSVC does.
 #pragma once
 
 // For what is called through many thunks: in them, it would be there as many times.
