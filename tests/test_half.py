@@ -30,10 +30,17 @@ def magnitudes(dtype) -> np.ndarray:
     return np.ldexp(significand, np.maximum(exponent, 1) - bias - digits)
 
 
+SCALE = 2.0**64  # makes normal numbers of subnormal ones, which averages never are
+
+
 def stored(module, values, dtype) -> np.ndarray:
-    """float32 values, not -0, as parameters are stored: 0 - (-1) * v with v = 1 * v + 1 * 0."""
-    params = np.zeros(values.shape, dtype)
-    module.sgd_step(params, np.zeros_like(params), values.copy(), lr=1.0, momentum=1.0, grad_multiplier=1.0)
+    """float32 values, not -0, as parameters are stored: 0 - lr * v with v = 1 * v + 1 * 0."""
+    small = np.abs(values) < 1 / SCALE
+    params, of_small = np.zeros(values.shape, dtype), np.zeros(values.shape, dtype)
+    module.sgd_step(params, np.zeros_like(params), values.copy(), lr=1.0, momentum=1.0)
+    scaled = np.where(small, values, 0) * np.float32(SCALE)
+    module.sgd_step(of_small, np.zeros_like(params), scaled, lr=1 / SCALE, momentum=1.0)
+    params[small] = of_small[small]
     return params
 
 
@@ -42,12 +49,14 @@ def stored(module, values, dtype) -> np.ndarray:
 def test_every_value_is_widened_exactly(module, dtype):
     values = magnitudes(dtype)
     values[-1] = np.inf
+    normal = 1 << LAYOUT[dtype][0]  # where the normal numbers begin
     bits = np.arange(values.size, dtype=np.uint16)
     for sign, patterns in ((1, bits), (-1, bits | np.uint16(SIGN))):
-        sums = np.zeros(values.size, np.float32)
-        grads = patterns.view(dtype)
-        module.sgd_step(np.zeros_like(grads), grads, sums, lr=0.0, momentum=1.0)
-        assert np.array_equal(sums, sign * values)
+        for scale, some in ((1.0, slice(normal, None)), (SCALE, slice(0, normal))):
+            grads = patterns[some].view(dtype)
+            sums = np.zeros(grads.size, np.float32)
+            module.sgd_step(np.zeros_like(grads), grads, sums, lr=0.0, momentum=1.0, grad_multiplier=scale)
+            assert np.array_equal(sums, sign * values[some] * scale)
     nans = np.arange(bits[-1] + 1, SIGN, dtype=np.uint16)
     for patterns in (nans, nans | np.uint16(SIGN)):
         sums = np.zeros(nans.size, np.float32)

@@ -25,6 +25,11 @@ inline __attribute__((always_inline)) StepScalars<Register> spread(const StepSca
           all(s.lr_gradient), all(s.correction1),  all(s.trust)};
 }
 
+template <>
+struct Smallest<Register> {
+  static constexpr float value = Smallest<float>::value;
+};
+
 // The correctly rounded root, thus the bits of the instruction: an estimate of 14 bits, one Newton step for the root g
 // and its halved inverse h together, then g + h * (x - g * g) with the exact residual (Markstein 1990). Why it is
 // correctly rounded whatever the estimate: tests/test_root.py, which also tries every float in [1, 4).

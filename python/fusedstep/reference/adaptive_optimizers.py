@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .optimizers import Common, step_arrays, update_moments
+from .optimizers import Common, flushed, step_arrays, update_moments
 from .scalars import (
     check_adadelta,
     check_moments,
@@ -40,9 +40,9 @@ def adadelta_step(
     rho = float(rho)
 
     def update(p, g, kind, s, a):
-        s[...] = kind(rho) * s + kind(1 - rho) * (g * g)
+        s[...] = flushed(kind(rho) * s + kind(1 - rho) * (g * g))
         d = np.sqrt(a + kind(eps)) / np.sqrt(s + kind(eps)) * g
-        a[...] = kind(rho) * a + kind(1 - rho) * (d * d)
+        a[...] = flushed(kind(rho) * a + kind(1 - rho) * (d * d))
         p -= kind(common.lr) * d
 
     step_arrays(update, params, grads, [("square_avgs", square_avgs), ("acc_deltas", acc_deltas)], common)
@@ -75,7 +75,7 @@ def adamax_step(
     alpha = common.lr / (1 - integer_power(beta1, int(common.step)))
 
     def update(p, g, kind, m, u):
-        m[...] = kind(beta1) * m + kind(1 - beta1) * g
+        m[...] = flushed(kind(beta1) * m + kind(1 - beta1) * g)
         u[...] = np.maximum(kind(beta2) * u, np.abs(g) + kind(eps))  # NaN passes
         p -= kind(alpha) * (m / u)
 
@@ -106,7 +106,7 @@ def lion_step(
 
     def update(p, g, kind, m):
         p -= kind(common.lr) * np.sign(kind(beta1) * m + kind(1 - beta1) * g)
-        m[...] = kind(beta2) * m + kind(1 - beta2) * g
+        m[...] = flushed(kind(beta2) * m + kind(1 - beta2) * g)
 
     step_arrays(update, params, grads, [("exp_avgs", exp_avgs)], common)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .optimizers import Common, step_arrays, update_moments
+from .optimizers import Common, flushed, step_arrays, update_moments
 from .reduction import sum_of_squares
 from .scalars import check_lamb, check_lars, lamb_scalars, trust_ratio
 
@@ -76,7 +76,7 @@ def lars_step(
     def update(p, g, kind, v):
         squares = sum_of_squares(p), sum_of_squares(g)
         trust = trust_ratio(*squares, float(trust_coefficient), decay, float(eps)) if adapt else 1.0
-        v[...] = kind(momentum) * v + kind(trust) * (g + kind(decay) * p)
+        v[...] = flushed(kind(momentum) * v + kind(trust) * (g + kind(decay) * p))
         p -= kind(common.lr) * v
 
     step_arrays(update, params, grads, [("momentum_buffers", momentum_buffers)], common, rule_decays=True)

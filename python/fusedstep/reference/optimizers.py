@@ -94,13 +94,19 @@ def step_arrays(update, params, grads, states, common, *, rule_decays=False):
                 array[...] = values
             if averaged:
                 decay, gain = kind(common.ema_decay), kind(1 - float(common.ema_decay))
-                average[...] = decay * average.astype(kind) + gain * param.astype(kind)
+                average[...] = flushed(decay * average.astype(kind) + gain * param.astype(kind))
+
+
+def flushed(x):
+    """What every exponential average is stored as: 0 in place of a subnormal number, which no decay would end and
+    which processors are slow at."""
+    return np.where(np.abs(x) < np.finfo(x.dtype).tiny, x.dtype.type(0), x)
 
 
 def update_moments(g, kind, m, v, beta1, beta2):
     """Adam's averages of gradients and of squares."""
-    m[...] = kind(beta1) * m + kind(1 - beta1) * g
-    v[...] = kind(beta2) * v + kind(1 - beta2) * (g * g)
+    m[...] = flushed(kind(beta1) * m + kind(1 - beta1) * g)
+    v[...] = flushed(kind(beta2) * v + kind(1 - beta2) * (g * g))
 
 
 def sgd_step(
@@ -130,7 +136,7 @@ def sgd_step(
         if v is None:
             p -= kind(common.lr) * g
             return
-        v[...] = kind(momentum) * v + kind(1 - float(dampening)) * g
+        v[...] = flushed(kind(momentum) * v + kind(1 - float(dampening)) * g)
         p -= kind(common.lr) * (g + kind(momentum) * v if nesterov else v)
 
     step_arrays(update, params, grads, [("momentum_buffers", momentum_buffers)], common)
@@ -206,16 +212,16 @@ def rmsprop_step(
     def update(p, g, kind, s, *rest):
         rest = list(rest)
         b = rest.pop(0) if momentum_buffers is not None else None
-        s[...] = kind(alpha) * s + kind(1 - alpha) * (g * g)
+        s[...] = flushed(kind(alpha) * s + kind(1 - alpha) * (g * g))
         variance = s
         if centered:
             (m,) = rest
-            m[...] = kind(alpha) * m + kind(1 - alpha) * g
+            m[...] = flushed(kind(alpha) * m + kind(1 - alpha) * g)
             variance = s - m * m
             variance = np.where(variance < 0, kind(0), variance)  # torch's goes below zero, and gives NaN
         d = g / (np.sqrt(variance) + kind(eps))
         if b is not None:
-            b[...] = kind(momentum) * b + d
+            b[...] = flushed(kind(momentum) * b + d)
             d = b
         p -= kind(common.lr) * d
 
