@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +17,7 @@ import fusedstep as fs
 from fusedstep import backend
 
 BUILT = bool(fs.available_isas())
-built = pytest.mark.skipif(not BUILT, reason="the compiled module is not installed")
+built = pytest.mark.skipif(not BUILT, reason="no compiled module is in use")
 threaded = pytest.mark.skipif(not (BUILT and backend._setup().module.openmp), reason="built without OpenMP")
 
 OURS = ("FUSEDSTEP_BACKEND", "FUSEDSTEP_ISA", "FUSEDSTEP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -29,6 +31,15 @@ try:
     print("stepped", p.tolist())
 except Exception as error:
     print(type(error).__name__, error)
+"""
+# Tells of every attempt to load something compiled.
+ATTEMPTS = """
+import sys
+class Attempts:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("fusedstep._cpu", "fusedstep._cuda"):
+            print("loads", name)
+sys.meta_path.insert(0, Attempts())
 """
 TRAIN = """
 import hashlib, numpy as np, fusedstep as fs
@@ -98,16 +109,57 @@ print(imported, len(caught), caught[0].category.__name__, caught[0].filename)
 print(caught[0].message)
 """
     first, message = run(BLOCK + code)
-    assert first == "0 1 RuntimeWarning <string>"  # "<string>": it points at the user's line
-    assert "slow NumPy reference" in message and "FUSEDSTEP_BACKEND=reference chooses it silently" in message
-    assert "compiled module cannot be imported" in message
+    assert first == "0 1 SlowReferenceWarning <string>"  # "<string>": it points at the user's line
+    assert "slow NumPy reference: this installation has no compiled module for" in message
+    assert "FUSEDSTEP_BACKEND=reference chooses the reference without this warning" in message
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "fs.fit(model, fs.optim.SGD(model.parameters(), 0.1), loss, (X, X), epochs=1, progress=False)",
+        "fs.evaluate(model, loss, X, X)",
+        "fs.landscape.trajectory(fs.optim.SGD, np.sum, np.ones_like, np.ones(2), 3)",
+    ],
+)
+def test_the_warning_names_the_user_s_line(call):
+    code = f"""
+import warnings
+import numpy as np, fusedstep as fs
+X, loss = np.ones((8, 3), np.float32), fs.nn.MeanSquaredError()
+model = fs.nn.Sequential(fs.nn.Dense(3, 3), fs.nn.Tanh())
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    {call}
+(warning,) = caught
+print(issubclass(warning.category, RuntimeWarning), warning.filename, warning.lineno)
+"""
+    assert run(BLOCK + code) == ["True <string> 9"]
+
+
+def test_a_file_that_cannot_be_loaded_is_told_from_one_that_is_missing(tmp_path):
+    """In the loader's words; the reference needs no such file."""
+    (tmp_path / f"_cpu{EXTENSION_SUFFIXES[0]}").write_bytes(b"short")
+    code = f"import fusedstep as fs; fs.__path__.insert(0, {str(tmp_path)!r})\n"
+    told = info(code=code + INFO)
+    assert told["backend"] == "reference"
+    assert re.fullmatch(
+        r"the compiled module cannot be loaded: .+ \(pip install --force-reinstall fusedstep\)", told["problem"]
+    )
+    missing = info(code=BLOCK + INFO)["problem"]
+    version = ".".join(map(str, sys.version_info[:2]))
+    assert missing.startswith("this installation has no compiled module for ")
+    assert f" {version} on " in missing and f"fusedstep/_cpu{EXTENSION_SUFFIXES[0]}" in missing
+    assert missing.endswith(" (pip install --force-reinstall fusedstep)")
+    assert run(code + KERNEL, FUSEDSTEP_BACKEND="reference") == ["stepped [0.5, 0.5, 0.5]"]
 
 
 def test_without_the_module_info_says_why():
     told = info(code=BLOCK + INFO)
     assert (told["backend"], told["isa"], told["available_isas"]) == ("reference", None, [])
-    assert "the compiled module cannot be imported" in told["problem"]
+    assert "this installation has no compiled module" in told["problem"]
     assert told["num_threads"] == 1 and told["openmp"] is None
+    assert told["cuda"] is False and told["problem"] in told["cuda_reason"]
 
 
 @built
@@ -128,7 +180,7 @@ def test_wrong_settings_are_told_at_the_first_kernel(name, value, words):
     told = info(**{name: value})
     for word in [name, *words]:
         assert word in line and word in told["problem"]
-    assert line.startswith("RuntimeError ")
+    assert line.startswith("RuntimeError ") and told["backend"] is None
 
 
 @built
@@ -154,12 +206,17 @@ def test_right_settings(isa):
     assert run(KERNEL, FUSEDSTEP_ISA=isa) == ["stepped [0.5, 0.5, 0.5]"]
 
 
-@built
-def test_the_reference_chosen():
-    told = info(FUSEDSTEP_BACKEND="reference", FUSEDSTEP_ISA="nonsense")
-    assert told["backend"] == "reference" and told["isa"] is None
-    told = info(FUSEDSTEP_BACKEND="reference")
-    assert told["problem"] is None and told["available_isas"] == list(fs.available_isas())
+@pytest.mark.parametrize(
+    "settings", [{}, {"FUSEDSTEP_ISA": "nonsense"}, {"FUSEDSTEP_NUM_THREADS": "-1"}, {"FUSEDSTEP_ISA": "baseline"}]
+)
+def test_the_reference_chosen(settings):
+    """Nothing compiled is loaded, and nobody reads its settings."""
+    code = "fs.set_num_threads(2); print(fs.get_num_threads(), fs.available_isas())\n"
+    stepped, threads, told = run(ATTEMPTS + KERNEL + code + INFO, FUSEDSTEP_BACKEND="reference", **settings)
+    assert (stepped, threads) == ("stepped [0.5, 0.5, 0.5]", "1 ()")
+    told = json.loads(told)
+    assert (told["backend"], told["problem"], told["isa"], told["available_isas"]) == ("reference", None, None, [])
+    assert told["cuda"] is False and "FUSEDSTEP_BACKEND=reference leaves them out" in told["cuda_reason"]
 
 
 @pytest.mark.parametrize(
@@ -356,5 +413,5 @@ def test_the_driver_is_named_where_it_is_the_reason(monkeypatch, driver, reason)
 
     module = SimpleNamespace(devices=devices, driver_version=lambda: driver, runtime_version=13000)
     monkeypatch.setattr(backend, "_load_cuda", lambda: (module, None))
-    assert fs.info()["cuda_reason"] == reason
-    assert fs.info()["cuda"] is False
+    monkeypatch.setattr(backend, "_setup_done", backend._Setup(module, None, None))
+    assert backend._cuda_devices() == ([], reason)

@@ -242,17 +242,35 @@ def test_the_folder_is_tried_before_the_training(tmp_path, capsys, monkeypatch, 
     )
 
 
-def process(*arguments, stdout=subprocess.PIPE, **variables):
+def process(*arguments, stdout=subprocess.PIPE, command=("-m", "fusedstep"), **variables):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | variables
-    code = "import sys; from fusedstep.cli import main; sys.exit(main())"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True
+        [sys.executable, *command, *arguments], env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True
     )
 
 
 def test_as_a_process():
     result = process("train", "digits", "--epochs", "x")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
+
+
+def test_without_the_compiled_module_a_line_says_so(tmp_path, digits):
+    run, name = str(tmp_path / "run"), "FUSEDSTEP_BACKEND"
+    code = "import sys; sys.modules['fusedstep._cpu'] = None; from fusedstep.cli import main; sys.exit(main())"
+    result = process(*QUICK, "--epochs", "1", "--out", run, command=("-c", code), **{name: ""})
+    assert result.returncode == 0 and result.stdout.endswith(f"written to {run}\n")
+    assert result.stderr.startswith("fusedstep: warning: fusedstep runs on its slow NumPy reference: ")
+    assert result.stderr.count("\n") == 1 and f"{name}=reference" in result.stderr
+    result = process(*QUICK, "--epochs", "1", "--out", f"{run}-2", command=("-c", code), **{name: "reference"})
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("setting", [{"FUSEDSTEP_BACKEND": "foo"}, {"FUSEDSTEP_BACKEND": "", "FUSEDSTEP_ISA": "foo"}])
+def test_info_fails_where_no_kernel_will_run(setting):
+    result = process("info", **setting)
+    assert result.returncode == cli.NO_BACKEND and re.search(r"^problem .*foo", result.stdout, re.MULTILINE)
+    result = process("info", "--json", **setting)
+    assert result.returncode == cli.NO_BACKEND and "foo" in json.loads(result.stdout)["problem"]
 
 
 @pytest.mark.parametrize("variable", ["FUSEDSTEP_ISA", "FUSEDSTEP_NUM_THREADS"])

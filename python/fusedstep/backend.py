@@ -1,31 +1,38 @@
 """Which backend and instruction set is in use. Importing this never fails; a problem is told at the first kernel.
 
 The compiled module is loaded, and the environment read, by the first call that needs it, once: FUSEDSTEP_BACKEND=
-auto|reference, FUSEDSTEP_ISA=baseline|avx2|avx512, FUSEDSTEP_NUM_THREADS; an empty value is as good as none.
+auto|reference, FUSEDSTEP_ISA=baseline|avx2|avx512, FUSEDSTEP_NUM_THREADS; an empty value is as good as none. With
+`reference` nothing compiled is loaded. The other two are settings of the compiled module: without it nobody reads them.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import importlib.machinery
 import os
 import sys
 import threading
 import warnings
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 _BACKENDS = ("auto", "reference")
 _MOST_THREADS = 1 << 20
 # libgomp's threads spin after a parallel region unless told otherwise when it is loaded; on few cores they
 # then take the cores from NumPy's BLAS: an epoch at batch 32 took 16 times as long.
 _PASSIVE = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+_MEND = "(pip install --force-reinstall fusedstep)"
+_PACKAGE = os.path.dirname(__file__) + os.sep
+
+
+class SlowReferenceWarning(RuntimeWarning):
+    """The kernels run on the slow NumPy reference, which nobody chose: the compiled module cannot be loaded."""
 
 
 class _Setup(NamedTuple):
-    requested: str  # FUSEDSTEP_BACKEND
     module: ModuleType | None
-    missing: str | None  # why there is no compiled module
+    missing: str | None  # why there is no compiled module, where one was asked for
     problem: str | None  # what is wrong with the environment
 
 
@@ -46,8 +53,8 @@ def _setup() -> _Setup:
 
 def _set_up() -> _Setup:
     requested = os.environ.get("FUSEDSTEP_BACKEND") or "auto"
-    module, missing = _load()
-    return _Setup(requested, module, missing, _configure(requested, module))
+    module, missing = (None, None) if requested == "reference" else _load()
+    return _Setup(module, missing, _configure(requested, module))
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -60,13 +67,23 @@ def _load() -> tuple[ModuleType | None, str | None]:
     borrowed = {} if _PASSIVE.keys() & os.environ.keys() else _PASSIVE
     os.environ.update(borrowed)
     try:
-        from . import _cpu
-    except ImportError as error:
-        return None, f"the compiled module cannot be imported: {error}"
+        return importlib.import_module("fusedstep._cpu"), None
+    except ModuleNotFoundError:
+        return None, f"this installation has no compiled module for {_interpreter()} {_MEND}"
+    except ImportError as error:  # in the loader's own words
+        return None, f"the compiled module cannot be loaded: {error} {_MEND}"
     finally:
         for name in borrowed:
             del os.environ[name]
-    return _cpu, None
+
+
+def _interpreter() -> str:
+    """What a compiled module is built for, and the file that it is expected in."""
+    import platform
+
+    version = ".".join(platform.python_version_tuple()[:2])
+    file = f"fusedstep/_cpu{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+    return f"{platform.python_implementation()} {version} on {platform.machine()}, {file}"
 
 
 def _configure(requested: str, module: ModuleType | None) -> str | None:
@@ -102,20 +119,32 @@ def native() -> ModuleType | None:
 
 def _first_use() -> ModuleType | None:
     global _ready, _active
-    requested, module, missing, problem = _setup()
+    module, missing, problem = _setup()
     if problem is not None:
         raise RuntimeError(problem)
-    if requested == "auto":
-        if module is None:
-            warnings.warn(
-                f"fusedstep runs on its slow NumPy reference: {missing} "
-                "(FUSEDSTEP_BACKEND=reference chooses it silently)",
-                RuntimeWarning,
-                stacklevel=5,
-            )
-        _active = module
+    if missing is not None:
+        warnings.warn(
+            f"fusedstep runs on its slow NumPy reference: {missing}; "
+            "FUSEDSTEP_BACKEND=reference chooses the reference without this warning",
+            SlowReferenceWarning,
+            stacklevel=_level_of_the_user(),
+        )
+    _active = module
     _ready = True
     return _active
+
+
+def _level_of_the_user() -> int:
+    """The caller's `stacklevel` for the innermost frame outside of this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def why_reference() -> str:
+    """Why there are no compiled kernels, to follow a colon, where `native` gives None."""
+    return _setup().missing or "FUSEDSTEP_BACKEND=reference leaves them out"
 
 
 def cuda() -> ModuleType | None:
@@ -141,6 +170,8 @@ def _load_cuda() -> tuple[ModuleType | None, str | None]:
 
 def _cuda_devices() -> tuple[list[dict], str | None]:
     """(what each CUDA device is, why there is none)"""
+    if _setup().module is None:
+        return [], f"no compiled kernels are in use: {why_reference()}"
     module, reason = _load_cuda()
     if module is None:
         return [], reason
@@ -172,7 +203,8 @@ def current_stream(array, device: int) -> int:
 def set_num_threads(n: int) -> None:
     """Let kernels use up to `n` threads; small work stays on the calling one. The bits are the same for every n.
 
-    A module built without OpenMP, as the wheels for macOS have it, stays on one thread.
+    More than 64, or than twice the processors where that is more, count as so many: `get_num_threads` tells. A module
+    built without OpenMP, as the wheels for macOS have it, and the reference stay on one thread.
 
     Raises ValueError unless n is a positive integer.
 
@@ -211,13 +243,32 @@ def available_isas() -> tuple[str, ...]:
     return () if module is None else tuple(module.available_isas())
 
 
-def info() -> dict:
+class Info(TypedDict):
+    """What `info` gives."""
+
+    version: str
+    python: str
+    numpy: str
+    backend: str | None
+    problem: str | None
+    isa: str | None
+    available_isas: list[str]
+    num_threads: int
+    openmp: bool | None
+    cuda: bool
+    cuda_devices: list[dict]
+    cuda_reason: str | None
+
+
+def info() -> Info:
     """What is installed and in use, as a dict that JSON can hold.
 
-    Keys: version, python, numpy, backend ("cpu" or "reference"), problem (None, or what is wrong with the
-    environment's settings), isa, available_isas, num_threads, openmp (False where the module was built without it:
-    kernels then run on one thread, to the same bits), cuda (bool), cuda_devices (list of dicts with name, capability,
-    and memory in bytes), cuda_reason (None, or why there is no CUDA). Asking for it initializes CUDA.
+    Keys: version, python, numpy, backend ("cpu" or "reference"; None where the environment's settings are wrong, so
+    that no kernel runs), problem (None, or what is wrong with those settings or the compiled module), isa,
+    available_isas, num_threads, openmp (False where the module was built without it: kernels then run on one thread, to
+    the same bits), cuda (bool), cuda_devices (list of dicts with name, capability, and memory in bytes), cuda_reason
+    (None, or why there is no CUDA). Asking for it initializes CUDA, unless there are no compiled kernels:
+    FUSEDSTEP_BACKEND=reference loads none.
 
     >>> import fusedstep as fs
     >>> fs.info()["backend"] in ("cpu", "reference")
@@ -229,16 +280,16 @@ def info() -> dict:
 
     from . import __version__
 
-    requested, module, missing, problem = _setup()
-    reference = module is None or requested == "reference"
+    module, missing, problem = _setup()
+    backend = "reference" if module is None else "cpu"
     devices, reason = _cuda_devices()
     return {
         "version": __version__,
         "python": platform.python_version(),
         "numpy": numpy.__version__,
-        "backend": "reference" if reference else "cpu",
+        "backend": backend if problem is None else None,
         "problem": problem or missing,
-        "isa": None if reference else module.get_isa(),
+        "isa": None if module is None else module.get_isa(),
         "available_isas": list(available_isas()),
         "num_threads": get_num_threads(),
         "openmp": None if module is None else module.openmp,
@@ -248,7 +299,8 @@ def info() -> dict:
     }
 
 
-def _library_of(array) -> str | None:
+def library_of(array) -> str | None:
+    """The name of the library that an array, or the class it derives from, belongs to; None for any other thing."""
     for kind in type(array).__mro__:
         library = kind.__module__.partition(".")[0]
         if library in ("numpy", "torch", "cupy"):
@@ -258,7 +310,7 @@ def _library_of(array) -> str | None:
 
 def namespace(array) -> ModuleType:
     """The library that an array, or the class it derives from, belongs to: numpy, torch or cupy."""
-    library = _library_of(array)
+    library = library_of(array)
     if library is None:
         name = type(array).__name__
         raise TypeError(f"a {name} is of no library that is known here: pass NumPy, CuPy or torch arrays")
@@ -267,7 +319,7 @@ def namespace(array) -> ModuleType:
 
 def why_unreadable(array) -> str | None:
     """Why a tensor has no plain memory, to be read behind its name; None if no reason is known."""
-    if _library_of(array) != "torch":
+    if library_of(array) != "torch":
         return None
     torch = sys.modules["torch"]
     if type(array).__name__ == "MaskedTensor":

@@ -14,6 +14,7 @@ from ._commands.messages import note
 from ._commands.predict import add_predict_command
 from ._commands.train import add_train_command
 
+NO_BACKEND = 1
 WRONG_USE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -30,8 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0; 2 for what cannot be done as asked, be it a wrong option, a missing package or too little
-        memory (one line on stderr); 130 after Ctrl-C; 141 when the reader of stdout has gone.
+        The exit code: 0; 1 of `info` where the environment's settings let no kernel run; 2 for what cannot be done as
+        asked, be it a wrong option, a missing package or too little memory (one line on stderr); 130 after Ctrl-C; 141
+        when the reader of stdout has gone.
     """
     try:
         code = _run(argv)
@@ -85,11 +87,11 @@ def _info(options: argparse.Namespace) -> int:
     facts = backend.info()
     if options.json:
         print(json.dumps(facts, indent=1, default=str))
-        return 0
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        print(f"{name.replace('_', ' '):<{width}}  {_readable(value)}")
-    return 0
+    else:
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            print(f"{name.replace('_', ' '):<{width}}  {_readable(value)}")
+    return 0 if facts["backend"] else NO_BACKEND
 
 
 def _readable(value) -> str:

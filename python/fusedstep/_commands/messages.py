@@ -6,6 +6,8 @@ import sys
 import warnings
 from contextlib import contextmanager
 
+from ..backend import SlowReferenceWarning
+
 
 def note(text: str) -> None:
     """One line."""
@@ -25,5 +27,6 @@ def readable_warnings():
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning)
         warnings.filterwarnings("ignore", category=RuntimeWarning)  # NumPy's: what is not finite is refused by name
+        warnings.filterwarnings("always", category=SlowReferenceWarning)
         warnings.showwarning = show
         yield

@@ -159,8 +159,8 @@ class Sequential:
         ImportError
             CuPy is missing.
         RuntimeError
-            CuPy finds no CUDA device, or there are no CUDA kernels: the build has none, or FUSEDSTEP_BACKEND=reference
-            was asked for.
+            CuPy finds no CUDA device, or there are no CUDA kernels: the build has none, or the NumPy reference is in
+            use.
 
         Examples
         --------
@@ -171,7 +171,7 @@ class Sequential:
         new = get_device(device)
         if new.name != self.device:
             if new is not CPU and backend.cuda() is None:
-                raise RuntimeError(f"a model cannot go to {new.name} with FUSEDSTEP_BACKEND=reference")
+                raise RuntimeError(f"a model on {new.name} needs the compiled kernels: {backend.why_reference()}")
             # An integer is a count that the host keeps, so that no pass has to wait for it.
             buffers = {name: b if b.dtype.kind == "i" else new.put(b) for name, b in self._buffers.items()}
             self._place_layers(self._arena.copy_to(new), buffers, new)

@@ -8,13 +8,14 @@ import numpy as np
 
 from .. import reference
 from .._result_memory import empty_array, empty_tensor
-from ..backend import cuda, namespace, native, why_unreadable
-from ..reference.arrays import FLOATING
+from ..backend import cuda, library_of, namespace, native, why_reference, why_unreadable
+from ..reference.arrays import FLOATING, as_labelled
 from ..reference.scalars import read_number, read_step_scalars
 
 CUDA_TYPES = (2, 13)
 """DLPack's numbers of CUDA memory: plain and managed."""
 
+_KINDS = {"torch": "torch tensor", "cupy": "CuPy array"}
 _MANY = (list, tuple)  # named once: `list | tuple` is made anew at each call
 
 
@@ -55,8 +56,12 @@ def is_on_device(array) -> bool:
 
 
 def by_reference(op: str, arguments: dict):
-    """`op` of the reference with the arguments that `op` was called with."""
+    """`op` of the reference with the arguments that `op` was called with; RuntimeError if they are not NumPy's."""
     del arguments["module"]
+    for name, value in arguments.items():
+        for label, array in as_labelled(name, value):
+            if hasattr(array, "__dlpack__") and (kind := _KINDS.get(library_of(array))) is not None:
+                raise RuntimeError(f"'{label}' is a {kind}, which needs the compiled kernels: {why_reference()}")
     return getattr(reference, op)(**arguments)
 
 

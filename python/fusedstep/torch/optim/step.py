@@ -7,6 +7,7 @@ from torch.autograd import _profiler_enabled
 from torch.compiler import is_dynamo_compiling
 from torch.optim import optimizer as _torch_optimizer
 
+from ...backend import why_reference
 from ...ops._dispatch import increment_versions, module_for
 from ...reference.scalars import check_finite, check_max_norm, check_range, clipping_factor
 from .rows import Row, make_row, read_again, share_memory, write_back
@@ -214,8 +215,8 @@ class FusedStep:
         module = module_for(rows[0].param)
         if module is None:
             raise RuntimeError(
-                f"[{self._method}] the fused step needs the compiled kernels, which this backend leaves out (see "
-                f"fs.info()); use torch.optim.{self._method}"
+                f"[{self._method}] the fused step needs the compiled kernels: {why_reference()}; or use "
+                f"torch.optim.{self._method}"
             )
         first = [row for row in rows if row.is_first]
         if first:  # torch's SGD begins its buffers with the gradient itself

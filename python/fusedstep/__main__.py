@@ -1,0 +1,6 @@
+"""``python -m fusedstep`` is ``fusedstep``."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
