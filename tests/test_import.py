@@ -130,7 +130,7 @@ def test_dir_lists_what_is_public():
     listed = printed("import fusedstep; print(*dir(fusedstep))").split()
     assert {*fs.__all__, "__version__", "__path__"} <= set(listed)
     assert listed == sorted(set(listed))
-    assert not {"sklearn", "torch"} & set(listed)
+    assert not {"sklearn", "torch", "importlib", "TYPE_CHECKING"} & set(listed)
 
 
 def test_checkers_see_the_same_names():
@@ -177,6 +177,19 @@ def test_unknown_names():
         from fusedstep import optin  # noqa: F401
     assert not hasattr(fs, "_loop_")
     assert "Did you mean: 'optim'?" in python("import fusedstep; fusedstep.optin").stderr
+
+
+def test_every_module_can_do_without_docstrings():
+    code = f"""
+import importlib, pkgutil, fusedstep
+for module in pkgutil.walk_packages(fusedstep.__path__, "fusedstep."):
+    if module.name.split(".")[1] not in {{"__main__", "_cpu", "_cuda", *{MISSING}}}:
+        importlib.import_module(module.name)
+print(fusedstep.fit.__doc__)
+"""
+    command = [sys.executable, "-OO", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
 
 
 @pytest.mark.parametrize("package", ["sklearn", "torch"])

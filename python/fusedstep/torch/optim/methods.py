@@ -53,7 +53,8 @@ def _documented(result: list):
         ]
         cls.__signature__ = theirs.replace(parameters=[*theirs.parameters.values(), *added])
         cls._read = staticmethod(itemgetter(*cls._keys))
-        cls.__doc__ += _ADDED.format(name=cls.__name__, result=result)
+        if cls.__doc__ is not None:  # python -OO leaves it out
+            cls.__doc__ += _ADDED.format(name=cls.__name__, result=result)
         return cls
 
     return finish
