@@ -27,6 +27,18 @@ def test_version_has_one_place():
     assert settings["tool"]["scikit-build"]["metadata"]["version"]["input"] == "python/fusedstep/__init__.py"
 
 
+def test_wheels_carry_the_licenses_of_what_is_in_them():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    files = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license-files"]
+    assert files == ["LICENSE", "THIRD_PARTY_NOTICES.txt"]
+    notices = (ROOT / files[1]).read_text()
+    assert "Copyright (c) 2016 Wenzel Jakob" in notices and "THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT" in notices
+    for word in ("BSD-3-Clause", "libgomp", "GCC Runtime Library Exception", "libcudart_static", "vcomp140.dll"):
+        assert word in notices
+    readme = (ROOT / "README.md").read_text()
+    assert files[1] in readme and readme.index("No version has been released yet") < readme.index("pip install")
+
+
 @by_name
 def test_workflow_has_jobs_and_few_permissions(path):
     workflow = pytest.importorskip("yaml").safe_load(path.read_text())
