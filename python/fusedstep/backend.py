@@ -165,7 +165,7 @@ def _load_cuda() -> tuple[ModuleType | None, str | None]:
     except ModuleNotFoundError:
         return None, "this build has no CUDA module"
     except ImportError as error:
-        return None, f"the CUDA module cannot be imported: {error}"
+        return None, f"the CUDA module cannot be loaded: {error} {_MEND}"
 
 
 def _cuda_devices() -> tuple[list[dict], str | None]:
