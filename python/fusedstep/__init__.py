@@ -39,8 +39,9 @@ __all__ = [
     "tune",
 ]
 
-# Threads may ask at once: Python's import locks see to it, if no part imports a module (nn.parameter)
-# ahead of its package. Else one thread waits for the package with the module's lock, another the other way round.
+# Threads may ask at once: Python's import locks see to it, if no part imports a module (nn.parameter) ahead of its
+# package (nn). Else one thread may wait for the package with the module's lock and another the other way round, or look
+# for the package at the moment when Python, which has loaded it in another thread, moves it to the end of sys.modules.
 _HOMES = {  # where the late names are that are no modules themselves
     "History": "history",
     "evaluate": "evaluation",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .._device import all_finite
+from ..nn import Sequential
 from ..nn.inspection import layer_outputs
 from .base import Callback
 
@@ -72,24 +73,24 @@ def _forward_values(run: Run) -> Named:
         yield f"output of layer {index}, {layer!r}", next(outputs)
 
 
-def _gradients_are_finite(model) -> bool:
+def _gradients_are_finite(model: Sequential) -> bool:
     """In one look at all of them, as a GPU is waited for."""
     return all(all_finite(p.segment[0].grad) for p in model.parameters()[:1])
 
 
-def _gradients(model) -> Named:
+def _gradients(model: Sequential) -> Named:
     # The chain rule runs from the last layer to the first.
     for parameter in reversed(model.parameters()):
         index = int(parameter.name.partition(".")[0])
         yield f"layer {index}, {model.layers[index]!r}, gradient of {parameter.name}", parameter.grad
 
 
-def _state(model) -> Named:
+def _state(model: Sequential) -> Named:
     for index in range(len(model.layers)):
         yield from _layer_state(model, index)
 
 
-def _layer_state(model, index: int) -> Named:
+def _layer_state(model: Sequential, index: int) -> Named:
     place = f"layer {index}, {model.layers[index]!r},"
     for parameter in model.parameters():
         if parameter.name.startswith(f"{index}."):

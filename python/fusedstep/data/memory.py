@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._device import CPU, Gpu, get_device
+from ..nn import Sequential
 from ..nn.accounting import held_bytes, parameter_bytes, training_bytes
 from ..reference.scalars import check_integer
 
@@ -18,7 +19,9 @@ _LARGEST = 1 << 40
 _RESERVE = 1 << 25  # for what no accounting sees: scratch memory of kernels and of the BLAS
 
 
-def largest_batch_size(model, sample_shape: Sequence[int], memory: int | None = None, *, optimizer=None) -> int:
+def largest_batch_size(
+    model: Sequential, sample_shape: Sequence[int], memory: int | None = None, *, optimizer=None
+) -> int:
     """The largest power of two of samples that a model can be trained on at a time.
 
     Counted are parameters and gradients, the optimizer's states, and what a training step keeps: the buffers of the
@@ -78,11 +81,11 @@ def largest_batch_size(model, sample_shape: Sequence[int], memory: int | None = 
     return size
 
 
-def _state_bytes(model, optimizer) -> int:
+def _state_bytes(model: Sequential, optimizer) -> int:
     return sum(state.nbytes for p in model.parameters() for state in optimizer.state_arrays(p.name).values())
 
 
-def largest_that_fits(model, sample_shape: tuple[int, ...], memory: int, ahead: int = 0) -> int:
+def largest_that_fits(model: Sequential, sample_shape: tuple[int, ...], memory: int, ahead: int = 0) -> int:
     """The largest power of two of samples whose training step takes at most `memory` bytes; 0 if there is none."""
     size = 1
     while size <= _LARGEST and training_bytes(model, (size, *sample_shape), ahead) <= memory:
@@ -90,7 +93,9 @@ def largest_that_fits(model, sample_shape: tuple[int, ...], memory: int, ahead: 
     return size // 2
 
 
-def check_batch_fits(model, sample_shape: tuple[int, ...], batch_size: int, ahead: int = 0, windows: int = 0) -> None:
+def check_batch_fits(
+    model: Sequential, sample_shape: tuple[int, ...], batch_size: int, ahead: int = 0, windows: int = 0
+) -> None:
     """Raise ValueError if a batch cannot fit into the memory that is free, and say how large one can be.
 
     `ahead` is as for `training_bytes`; `windows` are bytes that reading from a disk takes.
