@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +42,38 @@ def test_wheels_carry_the_licenses_of_what_is_in_them():
         assert word in notices
     readme = (ROOT / "README.md").read_text()
     assert files[1] in readme and readme.index("No version has been released yet") < readme.index("pip install")
+
+
+BLOCK = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name in BLOCKED: raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocked())
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def test_tests_of_the_wheels_do_with_the_packages_that_they_get():
+    """Without the GIL that is less than the package depends on."""
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
+    python, *command = shlex.split(settings["test-command"].format(project=ROOT.as_posix()))
+    assert python == "python" and command[:2] == ["-m", "pytest"]
+    (required,) = [o["test-requires"] for o in settings["overrides"] if "PIP_NO_DEPS" in o.get("test-environment", ())]
+    given = {re.match(r"[\w.-]+", text)[0].lower() for text in required} | {"fusedstep"}
+    installed = importlib.metadata.packages_distributions()
+    blocked = {module for module, names in installed.items() if not given & {name.lower() for name in names}}
+    assert "safetensors" in blocked and "numpy" not in blocked
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCK.replace("BLOCKED:", f"{blocked}:"), "--collect-only", *command[2:]],
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @by_name

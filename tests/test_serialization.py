@@ -241,3 +241,40 @@ def test_every_byte_of_a_file_follows_from_its_content(tmp_path):
     for name in "abcd":
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True)
     assert len({(tmp_path / name).read_bytes() for name in "abcd"}) == 1
+
+
+def test_without_safetensors_all_but_saving_and_loading_works(tmp_path):
+    """It has no wheel for Python without the GIL."""
+    code = """
+import sys
+sys.modules["safetensors"] = None
+import numpy as np, fusedstep as fs
+X, y = np.eye(8, dtype=np.float32), np.arange(8) % 2
+loss, cv = fs.nn.SoftmaxCrossEntropy(), fs.model_selection.RotatingKFold(3)
+def model(seed=0): return fs.nn.Sequential(fs.nn.Dense(8, 2), seed=seed)
+def optimizer(model): return fs.optim.Adam(model.parameters(), lr=0.1)
+def fit(**options):
+    trained = model()
+    history = fs.fit(trained, optimizer(trained), loss, (X, y), epochs=9, progress=False, **options)
+    assert history.rows[-1]["train_loss"] < history.rows[0]["train_loss"]
+    return trained
+def validate(**options):
+    return fs.model_selection.cross_validate(
+        model, optimizer, loss, X, y, cv=cv, blas_threads=None, epochs=2, progress=False, **options)
+trained = fit()
+validate()
+for refused in (
+    lambda: trained.save("model"),
+    lambda: fs.nn.load("model"),
+    lambda: fs.checkpoint.load_checkpoint("run", trained, optimizer(trained)),
+    lambda: fit(callbacks=fs.callbacks.Checkpoint("run")),
+    lambda: fit(resume="run"),
+    lambda: validate(folder="folds"),
+):
+    try: refused()
+    except ImportError as error: print(error)
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["safetensors is missing: pip install safetensors"] * 6
+    assert not list(tmp_path.iterdir())

@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
+
+from ._extras import require
 
 
 def atomic_write(path: str | os.PathLike, data: bytes) -> None:
@@ -47,14 +48,39 @@ def atomic_write(path: str | os.PathLike, data: bytes) -> None:
 
 
 def safetensors_bytes(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
-    """A safetensors file of which every byte follows from its content: the library's own order of metadata does not."""
-    data = save(tensors, metadata)
+    """A safetensors file of which every byte follows from its content: the library's own order of metadata does not.
+
+    Raises ImportError where safetensors is missing.
+    """
+    data = require("safetensors.numpy").save(tensors, metadata)
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the arrays stay aligned
     return len(text).to_bytes(8, "little") + text + data[start:]
+
+
+def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The metadata and the tensors of a safetensors file.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened.
+    ValueError
+        It is damaged, or no such file; the message leaves the path to the caller.
+    ImportError
+        safetensors is missing.
+    """
+    safetensors = require("safetensors")
+    with open(path, "rb"):  # a missing file or a folder: the usual OSError
+        pass
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    except (safetensors.SafetensorError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a complete safetensors file of NumPy's types ({error})") from None
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:

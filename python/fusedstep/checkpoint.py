@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from ._files import atomic_write, safetensors_bytes
+from ._files import atomic_write, read_safetensors, safetensors_bytes
 from .history import History
 
 if TYPE_CHECKING:
@@ -186,11 +185,9 @@ def load_checkpoint(path: str | os.PathLike, model, optimizer) -> TrainingState:
 
 def _read(path: str) -> tuple[dict, dict[str, np.ndarray]]:
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file, or damaged: {error}") from error
+        metadata, tensors = read_safetensors(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if _KEY not in metadata:
         raise ValueError(f"{path}: not a checkpoint of fusedstep: its metadata has no entry {_KEY!r}")
     try:

@@ -88,6 +88,7 @@ def train(given: argparse.Namespace) -> int:
 def _check_installed(options: argparse.Namespace) -> None:
     """Better known before the training than after it."""
     require("sklearn", extra="sklearn")
+    require("safetensors")
     if options.data != DIGITS:
         require("skops", extra="sklearn")
     if options.device == "cuda" and not backend.info()["cuda"]:

@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from .._extras import require
 from .._files import remove_leftovers
 from ..checkpoint import save_run
 from ..reference.scalars import check_integer, check_range
@@ -38,8 +39,8 @@ class Checkpoint(Callback):
     ------
     TypeError, ValueError
         An argument is out of range.
-    FileNotFoundError
-        At the start of training: the folder does not exist.
+    FileNotFoundError, ImportError
+        At the start of training: the folder does not exist, or safetensors is missing.
     """
 
     runs_last = True
@@ -59,6 +60,7 @@ class Checkpoint(Callback):
         folder = os.path.dirname(os.path.abspath(self.path))
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"[Checkpoint] the folder of 'path' does not exist: {folder}")
+        require("safetensors")  # better known now than after an epoch
         remove_leftovers(self.path)
         self._saved = time.monotonic()
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors
 
 from .. import nn
 from .._device import as_host, is_cupy
-from .._files import atomic_write, safetensors_bytes
+from .._files import atomic_write, read_safetensors, safetensors_bytes
 from .._transformers import load_transformer, save_transformer
 from ..callbacks import Callback, Checkpoint
 from ..data.sources import Samples, Source
@@ -168,11 +167,11 @@ class FoldFolder:
         """
         path = self._file(number, "result.safetensors")
         try:
-            with safetensors.safe_open(path, "numpy") as file:
-                content, outputs = json.loads(file.metadata()[_RESULT]), file.get_tensor("outputs")
+            metadata, tensors = read_safetensors(path)
+            content, outputs = json.loads(metadata[_RESULT]), tensors["outputs"]
             row, history, device = content["row"], History.from_dict(content["history"]), content["device"]
             method = content["method"]
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not the result of a fold, or damaged: {error!r}") from error
         model = nn.load(self._file(number, "model.safetensors")).to(device)
         transformers = {name: self._file(number, f"{name}.skops") for name in _TRANSFORMERS}

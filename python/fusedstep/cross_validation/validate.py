@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import _checks
 from .. import metrics as _metrics
+from .._extras import require
 from .._jobs import check_n_jobs, count_workers, run_all, share_of_threads, threads
 from .._training_checks import refuse_nonfinite
 from ..callbacks import Checkpoint
@@ -104,8 +105,8 @@ def cross_validate(
     RuntimeError
         Another cross-validation is under way in `folder`.
     ImportError
-        scikit-learn (for `preprocess`), skops (to keep it in `folder`), joblib (for `n_jobs`) or threadpoolctl (for
-        `blas_threads`) is missing.
+        scikit-learn (for `preprocess`), skops (to keep it in `folder`), safetensors (for `folder`), joblib (for
+        `n_jobs`) or threadpoolctl (for `blas_threads`) is missing.
     KeyboardInterrupt
         Ctrl-C: a part of the rounds is no cross-validation; `folder` keeps it.
 
@@ -139,6 +140,8 @@ def cross_validate(
     n_jobs, blas_threads = check_n_jobs(where, n_jobs, blas_threads)
     if isinstance(trusted, str):
         raise TypeError(f"[{where}] 'trusted' must be a sequence of names but got {trusted!r}")
+    if folder is not None:
+        require("safetensors")  # better known before a round than after it
     kept = None if folder is None else FoldFolder(Path(folder), tuple(trusted))
     seeds = _seed_sequence(random_state, kept)
     folds = list(_splitter(cv, seeds).split(X, y, groups, stratify=stratify))

@@ -7,9 +7,8 @@ import os
 import zlib
 
 import numpy as np
-import safetensors
 
-from .._files import atomic_write, safetensors_bytes
+from .._files import atomic_write, read_safetensors, safetensors_bytes
 from .sequential import Sequential
 
 _FORMAT = "fusedstep.nn.Sequential/1"
@@ -58,6 +57,8 @@ def load(path) -> Sequential:
         If the file is damaged or is not such a file: with its path and the first thing that is wrong.
     OSError
         If it cannot be opened.
+    ImportError
+        If safetensors is missing.
 
     Examples
     --------
@@ -70,21 +71,9 @@ def load(path) -> Sequential:
     (Dense(in_features=2, out_features=3, init='he', bias=True),)
     """
     try:
-        metadata, state = _read(path)
-        return _rebuild(metadata, state)
+        return _rebuild(*read_safetensors(path))
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from error
-
-
-def _read(path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    with open(path, "rb"):  # a missing file or a folder: the usual OSError
-        pass
-    try:
-        with safetensors.safe_open(path, "numpy") as file:
-            names = file.keys()
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a complete safetensors file of NumPy's types ({error})") from None
 
 
 def _rebuild(metadata: dict[str, str], state: dict[str, np.ndarray]) -> Sequential:
