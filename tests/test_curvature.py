@@ -310,6 +310,20 @@ def test_neither_model_nor_pending_pass_changes():
     model.backward(dy)
 
 
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("make_layer", [nn.BatchNorm, lambda features: nn.Dense(features, features)])
+def test_any_memory_order_will_do(make_layer, loss):
+    rng = np.random.default_rng(0)
+    model = randomized(nn.Sequential(make_layer(3), dtype=np.float64))
+    x, y = rng.standard_normal((N, 3)), targets(loss, rng)
+
+    def found(x, y):
+        matrix = fs.curvature.Hessian(model, loss, x, y)
+        return matrix.value, matrix.to_dense().tobytes(), fs.curvature.extremes(model, loss, x, y, max_products=9)
+
+    assert found(np.asfortranarray(x), np.asfortranarray(y)) == found(x, y)
+
+
 def _arguments():
     model = nn.Sequential(nn.Dense(2, 1), dtype=np.float64)
     return [model, nn.MeanSquaredError(), np.ones((4, 2)), np.ones((4, 1))]

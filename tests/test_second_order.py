@@ -306,3 +306,18 @@ def test_refused_hyper_parameters():
     ):
         with pytest.raises((ValueError, TypeError), match=f"'{name}'"):
             make()
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_batch_in_any_memory_order_will_do(method):
+    loss, (x, _) = nn.MeanSquaredError(), data()
+    y = x[:, :3] ** 2
+
+    def stepped(x, y):
+        model = network()
+        optimizer = method(model.parameters())
+        gradients(model, loss, x, np.ascontiguousarray(y))
+        optimizer.step(model, loss, x, y)
+        return [p.array.tobytes() for p in model.parameters()]
+
+    assert stepped(np.asfortranarray(x), np.asfortranarray(y)) == stepped(x, y)

@@ -122,7 +122,7 @@ def extremes(
     X : ndarray
         ``(N, ...)`` in the model's dtype, on its device; the arithmetic is NumPy's in float64.
     y : ndarray
-        As the loss takes it.
+        As the loss takes it, in any memory order.
     weights : ndarray, optional
         One for each sample.
     matrix : {"hessian", "gauss_newton"}

@@ -56,7 +56,7 @@ class Linearization:
         self.nodes = [make_node(p, v, **options) for p, v in zip(self.placed, values, strict=True)]
         for node in self.nodes[self.lowest : self.lowest + 1]:
             node.below = False
-        x = as_host(x).astype(np.float64)
+        x = as_host(x).astype(np.float64, order="C")
         for node in self.nodes:
             x = node.forward(x)
         self.output = x

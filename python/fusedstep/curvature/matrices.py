@@ -25,7 +25,7 @@ class Matrix:
     X : ndarray
         ``(N, ...)`` in the model's dtype, on its device.
     y : ndarray
-        As the loss takes it.
+        As the loss takes it, in any memory order.
     weights : ndarray, optional
         One for each sample, as the loss takes them.
     training : bool
@@ -59,7 +59,7 @@ class Matrix:
             raise ValueError("[curvature] 'model' has no parameters")
         self._pass = {"model": model, "x": X, "training": training, "offset": offset}
         self._loss, self._weights = loss, None if weights is None else as_host(weights)
-        y = np.asarray(as_host(y))
+        y = np.asarray(as_host(y), order="C")  # as losses take it
         self._y = y.astype(np.float64) if y.dtype.kind == "f" else y
         self.shape = (model.n_parameters, model.n_parameters)
         self.linearization = Linearization(**self._pass)

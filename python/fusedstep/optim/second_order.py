@@ -64,7 +64,7 @@ class SecondOrder(Optimizer):
         loss : Loss
             One of `fusedstep.nn`.
         x, y, weights
-            The batch: `x` as the model took it, the others as the loss did.
+            The batch: `x` as the model took it, the others as the loss did, each in any memory order.
 
         Raises
         ------
