@@ -69,11 +69,17 @@ assert module.available_isas()
 """
 
 IN_BOTH = """
-import sys, _interpreters
+import sys
 code = sys.argv[1]
+if sys.version_info >= (3, 13):
+    import _interpreters
+    own_lock, same_lock = (("isolated",), {}), (("legacy",), {})
+else:
+    import _xxsubinterpreters as _interpreters
+    own_lock, same_lock = ((), {"isolated": True}), ((), {"isolated": False})
 exec(code)
-for _ in range(3):
-    made = _interpreters.create()
+for args, options in 3 * [own_lock, same_lock]:
+    made = _interpreters.create(*args, **options)
     failed = _interpreters.run_string(made, code)
     assert failed is None, failed
     _interpreters.destroy(made)
@@ -81,10 +87,30 @@ exec(code)
 """
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="needs a module of Python 3.13")
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="pybind11's modules run in subinterpreters from Python 3.12 on")
 @pytest.mark.skipif(backend.native() is None, reason="FUSEDSTEP_BACKEND=reference")
 def test_subinterpreters_have_names_of_their_own():
-    """NumPy refuses subinterpreters, so the compiled module goes there alone."""
+    """With a lock of their own or the main one's. NumPy refuses the former, so the compiled module goes there alone."""
     code = SUBINTERPRETER.format(path=backend.native().__file__)
     result = subprocess.run([sys.executable, "-c", IN_BOTH, code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="the compiled modules run there")
+def test_a_subinterpreter_that_cannot_load_the_modules_has_the_reference():
+    """Rather than wait for ever for a lock that its own thread holds."""
+    code = """
+import warnings
+warnings.simplefilter("ignore", UserWarning)  # NumPy's own, of subinterpreters
+import numpy as np, fusedstep as fs
+told = fs.info()
+assert told["backend"] == "reference" and "from Python 3.12 on" in told["problem"], told
+assert "from Python 3.12 on" in told["cuda_reason"], told
+warnings.simplefilter("ignore", RuntimeWarning)
+p = np.ones(3)
+fs.ops.sgd_step(p, p.copy(), lr=0.5)
+print(p.tolist())
+"""
+    run = "import sys, _xxsubinterpreters as i; i.run_string(i.create(isolated=False), sys.argv[1])"
+    result = subprocess.run([sys.executable, "-c", run, code], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (0, "[0.5, 0.5, 0.5]\n"), result.stderr

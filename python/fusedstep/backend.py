@@ -64,6 +64,8 @@ def _load() -> tuple[ModuleType | None, str | None]:
     loaded first: torch's, with torch's policy, if torch was imported before this call; else ours, with which torch's
     own operations take up to 8 times as long. Hence no load at the import. A runtime of another name stays apart.
     """
+    if (refused := _no_subinterpreter()) is not None:
+        return None, refused
     borrowed = {} if _PASSIVE.keys() & os.environ.keys() else _PASSIVE
     os.environ.update(borrowed)
     try:
@@ -84,6 +86,22 @@ def _interpreter() -> str:
     version = ".".join(platform.python_version_tuple()[:2])
     file = f"fusedstep/_cpu{importlib.machinery.EXTENSION_SUFFIXES[0]}"
     return f"{platform.python_implementation()} {version} on {platform.machine()}, {file}"
+
+
+def _no_subinterpreter() -> str | None:
+    """Why the compiled modules cannot be used in this interpreter, where pybind11 would wait for its lock for ever."""
+    if sys.version_info >= (3, 12):
+        return None
+    try:
+        import _xxsubinterpreters as interpreters
+    except ImportError:
+        return None
+    if interpreters.get_current() == interpreters.get_main():
+        return None
+    return (
+        "the compiled modules run in subinterpreters from Python 3.12 on: use that, or the main interpreter "
+        "(of mod_wsgi: WSGIApplicationGroup %{GLOBAL})"
+    )
 
 
 def _configure(requested: str, module: ModuleType | None) -> str | None:
@@ -160,6 +178,8 @@ def cuda() -> ModuleType | None:
 @functools.cache
 def _load_cuda() -> tuple[ModuleType | None, str | None]:
     """(the CUDA module or None, why there is none); touches no device, which would break a child forked later."""
+    if (refused := _no_subinterpreter()) is not None:
+        return None, refused
     try:
         return importlib.import_module("fusedstep._cuda"), None
     except ModuleNotFoundError:
