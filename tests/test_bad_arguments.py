@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -88,12 +89,43 @@ def test_hyper_parameters(key, name):
 
 @pytest.mark.parametrize("key", STEPS)
 def test_flags_are_bools(key):
-    flags = [name for name, p in inspect.signature(getattr(ops, key)).parameters.items() if isinstance(p.default, bool)]
+    flags = flags_of(key)
     assert {"maximize", "decoupled_weight_decay"} <= set(flags)
     for name in flags:
         for value in ("no", 1, 0.0, None, [], np.array(True)):
             message = f"[{HYPER[key][0]}] '{name}' must be True or False but got {value!r}"
             check_refused(with_option(key, name, value), TypeError, message)
+
+
+OTHER_FLAGS = {
+    "batch_norm": "BatchNorm",
+    "bias_activation_backward": "bias_activation_backward",
+    "dropout": "Dropout",
+    "dropout_mask": "Dropout",
+    "ewma": "ewma",
+}
+
+
+def flags_of(op):
+    return [name for name, p in inspect.signature(getattr(ops, op)).parameters.items() if isinstance(p.default, bool)]
+
+
+def test_no_flag_is_forgotten():
+    assert {op for op in ops.__all__ if callable(getattr(ops, op)) and flags_of(op)} <= {*STEPS, *OTHER_FLAGS}
+
+
+@pytest.mark.parametrize(("op", "name"), [(op, name) for op in OTHER_FLAGS for name in flags_of(op)])
+def test_other_flags_are_bools(op, name):
+    others = {"dropout_mask": ((3, 0.5), {"seed": 0}), "ewma": (([1.0], 0.5), {})}
+    for value in ("no", 1, 0.0, None, [], np.array(True)):
+        message = f"[{OTHER_FLAGS[op]}] '{name}' must be True or False but got {value!r}"
+        if op not in others:
+            check_refused(with_option(op, name, value), TypeError, message)
+            continue
+        args, options = others[op]
+        for place in (ops, reference):
+            with pytest.raises(TypeError, match=re.escape(message)):
+                getattr(place, op)(*args, **options, **{name: value})
 
 
 OTHER_OPTIONS = [

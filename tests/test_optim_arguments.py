@@ -215,6 +215,25 @@ def test_options_that_are_flags_are_bools(method, name):
         method(parameters(), **{name: "no"})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        *(("max_norm", value, "'max_norm' must be in [0, inf) but got") for value in (-1.0, float("nan"))),
+        ("max_norm", 0, "'max_norm' must be greater than 0 but got 0"),
+        ("max_norm", "1", "'max_norm' must be a number but got '1'"),
+        *(("skip_nonfinite", value, "'skip_nonfinite' must be True or False but got") for value in ("no", 1, None)),
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_options_that_are_changed_later_are_checked(method, name, value, words):
+    optimizer = method(parameters(), max_norm=2.0)
+    with pytest.raises((TypeError, ValueError), match=re.escape(f"[{method.__name__}] {words}")):
+        setattr(optimizer, name, value)
+    assert (optimizer.max_norm, optimizer.skip_nonfinite) == (2.0, False)
+    optimizer.max_norm, optimizer.skip_nonfinite = None, np.bool_(True)
+    assert optimizer.max_norm is None and optimizer.skip_nonfinite is True
+
+
 @pytest.mark.parametrize(("method", "name"), FLAGS)
 def test_flags_may_be_numpy_s_bools(method, name):
     params, plain = parameters(), parameters()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..reference import activations as _activations
+from ..reference.scalars import check_flag
 from ._dispatch import (
     advance_versions,
     by_reference,
@@ -84,6 +85,7 @@ def bias_activation_backward(dy, saved, *, activation="identity", negative_slope
     if module is None:
         return by_reference("bias_activation_backward", locals())
     _activations.check_activation(activation, negative_slope)
+    check_flag("bias_activation_backward", "bias", bias)
     require_readable("dy", dy)
     refuse_graph("dy", dy)
     if dx is None:

@@ -92,7 +92,7 @@ def batch_norm(
     module = module_for(x)
     if module is None:
         return by_reference("batch_norm", locals())
-    fraction = check_batch_norm(training, momentum, eps, num_batches, dropout)
+    fraction = check_batch_norm(training, momentum, eps, relu, unbiased_running_var, num_batches, dropout)
     dropout = None if dropout is None else tuple(dropout)
     require_readable("x", x)
     refuse_graph("x", x, weight, bias)

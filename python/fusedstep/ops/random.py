@@ -42,6 +42,7 @@ def dropout(x, p, *, seed, offset=0, relu=False, out=None):
     if module is None:
         return by_reference("dropout", locals())
     _scalars.check_dropout(p, seed, known_number(module, "offset", offset, ("int64",)))
+    _scalars.check_flag("Dropout", "relu", relu)
     require_array("x", x)
     refuse_graph("x", x)
     if out is None:
@@ -110,6 +111,7 @@ def dropout_mask(shape, p, *, seed, offset=0, packed=False, out=None):
     if module is None:
         return by_reference("dropout_mask", locals())
     _scalars.check_dropout(p, seed, known_number(module, "offset", offset, ("int64",)))
+    _scalars.check_flag("Dropout", "packed", packed)
     shape = check_mask_shape(shape)
     if out is None:
         out = np.empty(-(-math.prod(shape) // 8), np.uint8) if packed else np.empty(shape, np.bool_)

@@ -12,6 +12,7 @@ from ..reference.arrays import check_step
 from ..reference.scalars import check_finite, check_flag, check_max_norm, check_range, clipping_factor
 from .device import DeviceScalars, check_lr_array, check_parameters, stored
 from .groups import make_groups, split_1d
+from .options import Checked
 from .runs import find_runs, zeros_like
 
 _FLAGS = ("maximize", "decoupled_weight_decay")
@@ -51,7 +52,8 @@ class Optimizer:
     Attributes
     ----------
     param_groups : list of dict
-        The hyper-parameters of each group and its "params"; changes take effect at the next step.
+        The hyper-parameters of each group and its "params"; changes take effect at the next step, as do those of
+        `max_norm` and `skip_nonfinite`.
     steps : int
         Steps taken. Read from the device, which waits for it, where only the device knows: on a GPU with
         `skip_nonfinite` or `capturable`.
@@ -69,6 +71,8 @@ class Optimizer:
     _method: str
     _states: tuple[str, ...] = ()
     _merges = True  # whether a step may walk neighbouring parameters as one array
+    max_norm = Checked(check_max_norm)
+    skip_nonfinite = Checked(lambda method, value: check_flag(method, "skip_nonfinite", value))
 
     def __init__(
         self,
@@ -85,7 +89,6 @@ class Optimizer:
         if unknown:
             known = [*defaults, "max_norm", "ema_decay", "skip_nonfinite", "decay_1d", "capturable"]
             raise TypeError(f"[{self._method}] has no argument {min(unknown)!r}; it takes {', '.join(known)}")
-        check_max_norm(self._method, max_norm)
         if ema_decay is not None and not callable(ema_decay):
             check_range(self._method, "ema_decay", ema_decay, 0, 1, closed=True)
         if callable(ema_decay) and capturable:
@@ -94,7 +97,7 @@ class Optimizer:
             )
         self.max_norm = max_norm
         self.ema_decay = ema_decay
-        self.skip_nonfinite = check_flag(self._method, "skip_nonfinite", skip_nonfinite)
+        self.skip_nonfinite = skip_nonfinite
         self.capturable = check_flag(self._method, "capturable", capturable)
         self._steps = 0  # on a GPU that counts for itself, those that the host knows of
         self._skipped = 0

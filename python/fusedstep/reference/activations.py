@@ -9,7 +9,7 @@ import numpy as np
 from . import functions
 from .arrays import check_elementwise, check_gradient_pair, check_overlap, check_vector, is_dense, memory_order
 from .reduction import tree_sum
-from .scalars import check_range
+from .scalars import check_flag, check_range
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "tanh", "sigmoid", "gelu")
 
@@ -55,6 +55,7 @@ def bias_activation(x, bias=None, *, activation="identity", negative_slope=0.01,
 def bias_activation_backward(dy, saved, *, activation="identity", negative_slope=0.01, bias=True, dx=None, dbias=None):
     """dx = dy f'(z), from the output y (or from z for gelu); dbias = its sum over all axes but the last."""
     check_activation(activation, negative_slope)
+    check_flag("bias_activation_backward", "bias", bias)
     inputs = [("dy", dy)]
     if activation == "identity":
         dx = check_elementwise("dy", dy, dx, out_name="dx")

@@ -24,7 +24,7 @@ from .arrays import (
 from .dropout import dropout as apply_dropout
 from .dropout import dropout_backward
 from .reduction import moments, tree_sum
-from .scalars import check_dropout, check_integer, check_range
+from .scalars import check_dropout, check_flag, check_integer, check_range
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -47,8 +47,11 @@ class BatchNormSaved:
     dropout: tuple | None
 
 
-def check_batch_norm(training, momentum, eps, num_batches, dropout) -> float | None:
+def check_batch_norm(training, momentum, eps, relu, unbiased_running_var, num_batches, dropout) -> float | None:
     """Returns the weight of the new batch in the running statistics, None in evaluation mode."""
+    check_flag("BatchNorm", "training", training)
+    check_flag("BatchNorm", "relu", relu)
+    check_flag("BatchNorm", "unbiased_running_var", unbiased_running_var)
     check_range("BatchNorm", "eps", eps, 0)
     if dropout is not None:
         try:
@@ -70,7 +73,7 @@ def check_saved(saved) -> None:
         raise TypeError(f"'saved' must be what batch_norm returned but got {type(saved).__name__}")
     if saved.mean is None or saved.var is None:
         raise TypeError("'saved' must be what batch_norm returned but has no moments")
-    check_batch_norm(False, None, saved.eps, None, saved.dropout)
+    check_batch_norm(saved.training, 0.0, saved.eps, saved.relu, True, None, saved.dropout)
 
 
 def check_channel_axis(name: str, x, channel_axis) -> int:
@@ -160,7 +163,7 @@ def batch_norm(
     out=None,
 ):
     """y = weight (x - mean) invstd + bias with invstd = 1 / sqrt(var + eps); then ReLU, then dropout."""
-    fraction = check_batch_norm(training, momentum, eps, num_batches, dropout)
+    fraction = check_batch_norm(training, momentum, eps, relu, unbiased_running_var, num_batches, dropout)
     axis = check_layout("x", x, channel_axis)
     channels = x.shape[axis]
     for name, vector in [("weight", weight), ("bias", bias)]:

@@ -19,7 +19,7 @@ from .arrays import (
     check_same_layout,
     scalar_arrays,
 )
-from .scalars import check_dropout, dropout_scalars
+from .scalars import check_dropout, check_flag, dropout_scalars
 
 _MASK32 = np.uint64(0xFFFFFFFF)
 
@@ -75,6 +75,7 @@ def check_mask_output(out, shape, packed, offset=None) -> None:
 def dropout_mask(shape, p, *, seed, offset=0, packed=False, out=None):
     """The keep mask, as bools, or packed 8 to a byte with the first in the lowest bit."""
     check_dropout(p, seed, offset)
+    check_flag("Dropout", "packed", packed)
     shape = check_mask_shape(shape)
     check_mask_output(out, shape, packed, offset)
     threshold, _ = dropout_scalars(float(p))
@@ -89,6 +90,7 @@ def dropout_mask(shape, p, *, seed, offset=0, packed=False, out=None):
 def dropout(x, p, *, seed, offset=0, relu=False, out=None):
     """y = x * 65536 / (65536 - threshold) where kept, +0 elsewhere; after a ReLU when asked."""
     check_dropout(p, seed, offset)
+    check_flag("Dropout", "relu", relu)
     return _apply("x", x, p, seed, offset, relu, out)
 
 

@@ -79,10 +79,11 @@ def check_range(method: str, name: str, value, low: float, high: float = math.in
     raise ValueError(f"[{method}] '{name}' must be in [{low:g}, {high:g}{']' if closed else ')'} but got {value!r}")
 
 
-def check_max_norm(method: str, value) -> None:
-    """The norm that gradients are clipped to; None does not clip."""
+def check_max_norm(method: str, value):
+    """`value`, the norm that gradients are clipped to; None does not clip."""
     if value is not None and check_range(method, "max_norm", value, 0) == 0:
         raise ValueError(f"[{method}] 'max_norm' must be greater than 0 but got {value!r}")
+    return value
 
 
 def check_finite(method: str, name: str, value) -> float:
