@@ -178,8 +178,6 @@ def cuda() -> ModuleType | None:
 @functools.cache
 def _load_cuda() -> tuple[ModuleType | None, str | None]:
     """(the CUDA module or None, why there is none); touches no device, which would break a child forked later."""
-    if (refused := _no_subinterpreter()) is not None:
-        return None, refused
     try:
         return importlib.import_module("fusedstep._cuda"), None
     except ModuleNotFoundError:
