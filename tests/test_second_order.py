@@ -263,6 +263,9 @@ def test_refusals(method):
         make([{"params": model.parameters(), "maximize": True}])
     with pytest.raises(TypeError, match="no argument 'max_norm'"):
         make(model.parameters(), max_norm=1.0)
+    optimizer = make(model.parameters())
+    with pytest.raises(TypeError, match=r"'max_norm' must be None but got 1\.0"):
+        optimizer.max_norm = 1.0
     with pytest.raises(ValueError, match="one group"):
         make([{"params": model.parameters()[:2]}, {"params": model.parameters()[2:]}])
     optimizer = make(model.parameters())

@@ -12,10 +12,17 @@ from ..curvature import GaussNewton as GaussNewtonMatrix
 from ..nn import Sequential
 from ..reference.scalars import check_range
 from .optimizer import Optimizer
+from .options import Checked
 from .runs import zeros_like
 
 _UNSEEN = 1e-12
 """A change of a loss by less than this share of it says nothing: rounding is some 1e-16 for each of its steps."""
+
+
+def _no_clipping(method: str, max_norm) -> None:
+    """The check of a later ``optimizer.max_norm = 1.0``: the constructor takes none."""
+    if max_norm is not None:
+        raise TypeError(f"[{method}] clips no gradients: 'max_norm' must be None but got {max_norm!r}")
 
 
 class SecondOrder(Optimizer):
@@ -26,6 +33,7 @@ class SecondOrder(Optimizer):
     The curvature is that of the last training pass, with its masks of dropout.
     """
 
+    max_norm = Checked(_no_clipping)
     needs_batch = True
     """Whether `step` takes the model, the loss and the batch."""
 
