@@ -53,7 +53,7 @@ def main() -> None:
         rows[f"{share:.0%}"] = times
     if options.json:
         content = {"command": "python bench/ended_gradients.py", "machine": about, "torch": torch.__version__}
-        atomic_write(options.json, json.dumps(content | {"rows": rows}, indent=1) + "\n")
+        atomic_write(options.json, json.dumps(content | {"rows": rows}, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":
