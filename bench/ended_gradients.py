@@ -19,7 +19,7 @@ import fusedstep as fs
 from fusedstep._bench.timing import in_turn, machine, summary
 from fusedstep._files import atomic_write
 
-SIZE, SHARES = 1_000_000, (0.0, 0.01, 0.1, 0.5)
+SIZE, SHARES, STEP = 1_000_000, (0.0, 0.01, 0.1, 0.5), 1000
 LEAST = np.float32(6e-45)  # what 0.9 times leaves as it is
 
 
@@ -37,7 +37,13 @@ def steps_of(share: float) -> dict:
     state = peer.state[parameter]
     state["exp_avg"].copy_(torch.from_numpy(m))
     state["exp_avg_sq"].copy_(torch.from_numpy(v))
-    return {"fusedstep": lambda: fs.ops.adam_step(*ours, lr=1e-3, step=1000), "torch": peer.step}
+    state["step"].fill_(STEP - 1)
+    parameter.detach().copy_(torch.from_numpy(start))
+    steps = {"fusedstep": lambda: fs.ops.adam_step(*ours, lr=1e-3, step=STEP), "torch": peer.step}
+    for step in steps.values():
+        step()
+    np.testing.assert_allclose(ours[0], parameter.detach().numpy(), rtol=1e-6, atol=1e-8)
+    return steps
 
 
 def main() -> None:
